@@ -154,6 +154,10 @@ int mirror_prepare_wait(struct mirror_ctx *ctx);
  *
  * Never waits for the daemon.  Waits for another thread that is dispatching.
  *
+ * The target's system call may return a moment before the record of its change is
+ * published, so a dispatch right after it may miss the record.  Who must have it
+ * calls mirror_read_begin(), which waits for it and dispatches.
+ *
  * Return: number of records handled; -EPIPE when the daemon is gone, and then
  * every notifier has been told, once, by an OVERFLOW event; -ECHILD.  Since 0.1.
  */

@@ -177,6 +177,10 @@ static int patient_main(int fd)
 	lanes_stop(lanes);
 	if (lanes_error(lanes, 0))
 		return 22;
+	/* the last munmap()s came back when they were read: their records may be a moment later */
+	for (unsigned int i = 0; i < lanes->n; i++)
+		if (lane_settle(&lanes->lane[i]))
+			return 24;
 	mirror_dispatch(lanes->ctx);
 	tell(fd, 'e');
 	if (read(fd, &c, 1) != 1)

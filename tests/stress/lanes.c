@@ -172,6 +172,17 @@ static void use(struct lane *l)
 	}
 }
 
+int lane_settle(struct lane *l)
+{
+	uint64_t at = (uintptr_t)l->address, version;
+	int r;
+
+	do {
+		r = mirror_read_begin(l->notifier, at, at + PAGE, &version);
+	} while (r == -EAGAIN);
+	return r == -EFAULT ? 0 : r;	/* nothing is mapped there: asked last */
+}
+
 /* ---- the threads ---- */
 
 static void wait_until(atomic_ulong *word, unsigned long value)

@@ -70,6 +70,8 @@ void lanes_detach(struct lanes *lanes);
 void lanes_start(struct lanes *lanes);
 void lanes_join(struct lanes *lanes);
 void lanes_stop(struct lanes *lanes);
+/* Waits until each change of it is told, and runs the callbacks; 0 or -errno. */
+int lane_settle(struct lane *lane);
 
 uint64_t lanes_turns(const struct lanes *lanes);
 uint64_t lanes_stale(const struct lanes *lanes);

@@ -29,6 +29,10 @@ struct procmap_query_abi {
 };
 
 #define PROCMAP_QUERY_ABI	_IOWR('f', 17, struct procmap_query_abi)
+#define PROCMAP_READABLE	0x01
+#define PROCMAP_WRITABLE	0x02
+#define PROCMAP_EXECUTABLE	0x04
+#define PROCMAP_SHARED		0x08
 #define PROCMAP_COVERING_OR_NEXT 0x10
 
 /*
@@ -98,6 +102,26 @@ static uint64_t parse_hex(const char **p)
 	}
 }
 
+/* " rw-p 00000000 00:01 2049 ...": no sscanf() here, signal handlers come this way. */
+static void parse_rights(const char *p, struct vma *vma)
+{
+	uint64_t rest = 0;
+
+	vma->rights = 0;
+	vma->file = false;
+	if (strlen(p) < 6)
+		return;
+	vma->rights = (p[1] == 'r' ? MIRROR_PTE_READ : 0) | (p[2] == 'w' ? MIRROR_PTE_WRITE : 0) |
+		      (p[3] == 'x' ? MIRROR_PTE_EXEC : 0) | (p[4] == 's' ? MIRROR_PTE_SHARED : 0);
+	p += 6;
+	parse_hex(&p);			/* the offset is of no interest */
+	for (int i = 0; i < 3 && *p; i++) {
+		p++;
+		rest |= parse_hex(&p);	/* device and inode: all 0 without a file */
+	}
+	vma->file = rest;
+}
+
 int vma_walk_next(struct vma_walk *walk, struct vma *ret_vma)
 {
 	char *eol, *name;
@@ -124,6 +148,7 @@ int vma_walk_next(struct vma_walk *walk, struct vma *ret_vma)
 	ret_vma->start = parse_hex(&p);
 	p += *p == '-';
 	ret_vma->end = parse_hex(&p);
+	parse_rights(p, ret_vma);
 	ret_vma->special = name && name_is_special(name);
 	walk->pos = (size_t)(eol + 1 - walk->buf);
 	return 1;
@@ -131,7 +156,7 @@ int vma_walk_next(struct vma_walk *walk, struct vma *ret_vma)
 
 int vma_query(int maps_fd, uint64_t address, struct vma *ret_vma)
 {
-	char name[32];
+	char name[32] = "";
 	struct procmap_query_abi q = {
 		.size = sizeof(q),
 		.query_flags = PROCMAP_COVERING_OR_NEXT,
@@ -152,6 +177,11 @@ int vma_query(int maps_fd, uint64_t address, struct vma *ret_vma)
 	ret_vma->start = q.vma_start;
 	ret_vma->end = q.vma_end;
 	ret_vma->special = q.vma_name_size && name_is_special(name);
+	ret_vma->file = q.inode || q.dev_major || q.dev_minor;
+	ret_vma->rights = (q.vma_flags & PROCMAP_READABLE ? MIRROR_PTE_READ : 0) |
+			  (q.vma_flags & PROCMAP_WRITABLE ? MIRROR_PTE_WRITE : 0) |
+			  (q.vma_flags & PROCMAP_EXECUTABLE ? MIRROR_PTE_EXEC : 0) |
+			  (q.vma_flags & PROCMAP_SHARED ? MIRROR_PTE_SHARED : 0);
 	return 0;
 }
 

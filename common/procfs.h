@@ -5,13 +5,20 @@
  * What /proc says of a process
  */
 
+#include <mirror/uapi/table.h>
 #include <sys/types.h>
 #include "base.h"
 
-/* One mapping.  @special: the kernel's own (vdso, vvar, vsyscall). */
+/*
+ * One mapping.  @special: the kernel's own (vdso, vvar, vsyscall).  @file: there is a
+ * file behind it, shared memory's included.  @rights: MIRROR_PTE_READ, _WRITE, _EXEC
+ * and _SHARED.
+ */
 struct vma {
 	uint64_t start, end;
+	uint64_t rights;
 	bool special;
+	bool file;
 };
 
 /*

@@ -119,6 +119,12 @@ size_t op_payload_size(uint32_t op)
 		return sizeof(struct mirror_target_info);
 	case MIRROR_OP_STATS:
 		return sizeof(struct mirror_stats);
+	case MIRROR_OP_TABLE:
+		return sizeof(struct mirror_table_get);
+	case MIRROR_OP_FILL:
+		return sizeof(struct mirror_fill);
+	case MIRROR_OP_CONSUMER_INFO:
+		return sizeof(struct mirror_consumer_info);
 	}
 	return 0;
 }

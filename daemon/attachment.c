@@ -72,6 +72,7 @@ int notifier_new(struct notifier **ret_notifier, struct attachment *a,
 	n->user_data = like->user_data;
 	c->notifiers[n->id - 1] = n;
 	c->manager->n_notifiers++;
+	list_init(&n->fill_link);
 	list_append(&a->notifiers, &n->attachment_link);
 	notifier_link(&a->target->notifiers, n);
 	*ret_notifier = n;
@@ -89,6 +90,7 @@ struct notifier *notifier_free(struct notifier *n)
 		c->n_release_owed--;
 	notifier_unlink(&n->attachment->target->notifiers, n);
 	list_unlink(&n->attachment_link);
+	list_unlink(&n->fill_link);
 	c->notifiers[n->id - 1] = NULL;
 	c->manager->n_notifiers--;
 	quota_refund(&n->charge);

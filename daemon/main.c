@@ -45,6 +45,8 @@ static void usage(FILE *f)
 	      "      --max-targets N       limits for each user\n"
 	      "      --max-notifiers N\n"
 	      "      --max-channels N\n"
+	      "      --max-tables N\n"
+	      "      --max-table-nodes N   of 4 KiB\n"
 	      "  -v, --verbose             say more\n"
 	      "      --version             print the version and end\n"
 	      "  -h, --help                print this and end\n", f);
@@ -53,7 +55,7 @@ static void usage(FILE *f)
 enum {
 	OPT_SOCKET = 256, OPT_EMBEDDED, OPT_CLIENT_FD, OPT_EXIT_IDLE, OPT_NO_PEEK,
 	OPT_NO_FOLLOW_CPU, OPT_UFFD_MODE, OPT_MAX_TARGETS, OPT_MAX_NOTIFIERS,
-	OPT_MAX_CHANNELS, OPT_VERSION,
+	OPT_MAX_CHANNELS, OPT_MAX_TABLES, OPT_MAX_TABLE_NODES, OPT_VERSION,
 };
 
 static const struct option options[] = {
@@ -67,6 +69,8 @@ static const struct option options[] = {
 	{ "max-targets", required_argument, NULL, OPT_MAX_TARGETS },
 	{ "max-notifiers", required_argument, NULL, OPT_MAX_NOTIFIERS },
 	{ "max-channels", required_argument, NULL, OPT_MAX_CHANNELS },
+	{ "max-tables", required_argument, NULL, OPT_MAX_TABLES },
+	{ "max-table-nodes", required_argument, NULL, OPT_MAX_TABLE_NODES },
 	{ "verbose", no_argument, NULL, 'v' },
 	{ "version", no_argument, NULL, OPT_VERSION },
 	{ "help", no_argument, NULL, 'h' },
@@ -142,6 +146,12 @@ static int parse_option(struct daemon *d, int opt)
 		return r < 0 ? r : 1;
 	case OPT_MAX_CHANNELS:
 		r = parse_number(optarg, &d->limit[QUOTA_CHANNELS]);
+		return r < 0 ? r : 1;
+	case OPT_MAX_TABLES:
+		r = parse_number(optarg, &d->limit[QUOTA_TABLES]);
+		return r < 0 ? r : 1;
+	case OPT_MAX_TABLE_NODES:
+		r = parse_number(optarg, &d->limit[QUOTA_TABLE_NODES]);
 		return r < 0 ? r : 1;
 	case 'v':
 		log_level = LOG_VERBOSE;

@@ -9,12 +9,13 @@
  *	   (the source reads: the target goes on)
  *	2. the stripes of what is watched begin		manager_event()
  *	3. the gate opens: the stripes guard it now
- *	4. records are put into rings, made visible
- *	5. the stripes end, unless the end must be proven	manager_end() does it later
- *	6. who sleeps is woken
+ *	4. the mirror table, if there is one, loses what is no longer so
+ *	5. records are put into rings, made visible
+ *	6. the stripes end, unless the end must be proven	manager_end() does it later
+ *	7. who sleeps is woken
  *
  * Between 1 and 3 nothing is allocated, no lock is taken and nobody is waited for.
- * A change that nobody watches leaves every stripe alone.
+ * A change that nobody watches leaves every stripe alone, but not the table.
  */
 #include <assert.h>
 #include <string.h>
@@ -24,6 +25,7 @@
 #include "procfs.h"
 #include "shm.h"
 #include "sys/log.h"
+#include "table-fill.h"
 #include "target.h"
 
 #define CAP_SYS_PTRACE_BIT 19
@@ -221,7 +223,8 @@ static bool manager_watches(struct source_sink *sink, uint64_t start, uint64_t e
 {
 	struct target *t = container_of(sink, struct target, sink);
 
-	return start < end && interval_first(&t->notifiers.tree, start, end);
+	/* of what is in a table every change counts */
+	return start < end && (t->table || interval_first(&t->notifiers.tree, start, end));
 }
 
 static void manager_event(struct source_sink *sink, struct event *ev)
@@ -235,6 +238,12 @@ static void manager_event(struct source_sink *sink, struct event *ev)
 			      &ev->watched_end))
 		gate_start(&t->gate, ev->watched_start, ev->watched_end);
 	gate_unknown_end(&t->gate);
+	if (t->table) {
+		ev->needs_end = true;
+		target_table_event(t, ev);
+	} else if ((ev->flags & MIRROR_EVENT_F_START) && !event_is_watched(ev)) {
+		t->unseen_clear = true;
+	}
 	if (event_is_watched(ev)) {
 		publish(t, ev, 0);
 		if (!(ev->flags & MIRROR_EVENT_F_START))
@@ -252,8 +261,12 @@ static void manager_end(struct source_sink *sink, const struct event *started)
 
 	ev.flags = (uint16_t)((ev.flags & ~MIRROR_EVENT_F_PHASE) | MIRROR_EVENT_F_END);
 	ev.time_ns = now_ns();
-	publish(t, &ev, MIRROR_NOTIFIER_F_END);
-	gate_end(&t->gate, ev.watched_start, ev.watched_end);
+	if (t->table)
+		target_table_end(t, started);
+	if (event_is_watched(&ev)) {
+		publish(t, &ev, MIRROR_NOTIFIER_F_END);
+		gate_end(&t->gate, ev.watched_start, ev.watched_end);
+	}
 	manager_wake(t->manager, t, &ev);
 }
 
@@ -263,12 +276,15 @@ static void manager_fork(struct source_sink *sink, struct event *ev, int uffd, p
 	struct target *child;
 
 	t->manager->events++;
-	gate_unknown_end(&t->gate);
+	/* no stripe tells it: so table and records come before the gate opens */
+	if (t->table)
+		target_table_fork(t);
 	child = target_fork(t, uffd, tid);
 	ev->arg[0] = child ? child->id : 0;
 	ev->watched_start = 0;
 	ev->watched_end = USER_END;
 	publish(t, ev, 0);
+	gate_unknown_end(&t->gate);
 	manager_wake(t->manager, t, ev);
 }
 

@@ -11,9 +11,8 @@
 #include "client.h"
 #include "manager.h"
 #include "procfs.h"
+#include "request.h"
 #include "uffd.h"
-
-int request_attach(struct client *c, struct packet *request, struct packet *reply);
 
 struct attach {
 	struct client *client;

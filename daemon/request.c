@@ -9,10 +9,10 @@
 #include "shm.h"
 #include "request.h"
 #include "sys/log.h"
-#include "uffd.h"
+#include "table-fill.h"
 
 /* Every member that must be zero is; the structs end with their reserved room. */
-static bool is_zero(const void *p, size_t n)
+bool request_is_zero(const void *p, size_t n)
 {
 	const uint8_t *b = p;
 
@@ -22,7 +22,7 @@ static bool is_zero(const void *p, size_t n)
 	return true;
 }
 
-#define RESERVED_IS_ZERO(_s) is_zero((_s)->__reserved, sizeof((_s)->__reserved))
+#define RESERVED_IS_ZERO(_s) request_is_zero((_s)->__reserved, sizeof((_s)->__reserved))
 
 static int do_info(struct client *c, struct packet *request, struct packet *reply)
 {
@@ -110,6 +110,11 @@ static int do_insert(struct client *c, struct packet *request, struct packet *re
 	r = notifier_new(&n, a, &like);
 	if (r < 0)
 		return r;
+	r = target_table_follow(n);
+	if (r < 0) {
+		notifier_free(n);
+		return r;
+	}
 	/* What cannot be watched is found out by whoever looks it up: not an error here. */
 	target_arm(t, in->start, in->end, &result);
 	out->notifier = n->id;
@@ -161,7 +166,7 @@ static int do_arm(struct client *c, struct packet *request, struct packet *reply
 	return 0;
 }
 
-static bool may_see(struct client *c, struct target *t)
+bool request_may_see(struct client *c, struct target *t)
 {
 	/* The user first: looking at a process costs, and there may be many. */
 	return attachment_find(c, t) || c->privileged ||
@@ -173,7 +178,7 @@ static struct target *next_visible(struct client *c, uint32_t id)
 	list_for_each(l, &c->manager->targets) {
 		struct target *t = list_entry(l, struct target, link);
 
-		if (t->id >= id && may_see(c, t))
+		if (t->id >= id && request_may_see(c, t))
 			return t;
 	}
 	return NULL;
@@ -192,7 +197,7 @@ static int do_target_info(struct client *c, struct packet *request, struct packe
 		t = next_visible(c, in->target);
 	else
 		t = target_by_id(c->manager, in->target);
-	if (!t || !may_see(c, t))
+	if (!t || !request_may_see(c, t))
 		return -ESRCH;
 	out->target = t->id;
 	out->state = t->state;
@@ -208,6 +213,7 @@ static int do_target_info(struct client *c, struct packet *request, struct packe
 	out->published = t->published;
 	out->features = t->features;
 	memcpy(out->guarantee, t->guarantee, sizeof(out->guarantee));
+	out->table_bytes = target_table_bytes(t);
 	if (t->pid && proc_stat_read(t->pid, 0, &st) == 0 && st.start_time == t->start_time)
 		memcpy(out->comm, st.comm, sizeof(out->comm));
 	return 0;
@@ -251,8 +257,6 @@ static int do_stats(struct client *c, struct packet *request, struct packet *rep
 	return 0;
 }
 
-int request_attach(struct client *c, struct packet *request, struct packet *reply);
-
 static int (*const handlers[])(struct client *c, struct packet *request, struct packet *reply) = {
 	[MIRROR_OP_INFO] = do_info,
 	[MIRROR_OP_CHANNEL] = do_channel,
@@ -263,6 +267,9 @@ static int (*const handlers[])(struct client *c, struct packet *request, struct 
 	[MIRROR_OP_ARM] = do_arm,
 	[MIRROR_OP_TARGET_INFO] = do_target_info,
 	[MIRROR_OP_STATS] = do_stats,
+	[MIRROR_OP_TABLE] = request_table,
+	[MIRROR_OP_FILL] = request_fill,
+	[MIRROR_OP_CONSUMER_INFO] = request_consumer_info,
 };
 
 static int handle(struct client *c, struct packet *request, struct packet *reply)

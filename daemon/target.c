@@ -7,6 +7,7 @@
 #include "procfs.h"
 #include "shm.h"
 #include "sys/log.h"
+#include "table-fill.h"
 #include "target.h"
 #include "uffd.h"
 
@@ -95,6 +96,7 @@ struct target *target_free(struct target *t)
 	assert(list_is_empty(&t->attachments) && notifier_set_is_empty(&t->notifiers));
 	if (t->gate.shm)
 		gate_release(&t->gate, MIRROR_GATE_CLOSED);
+	target_table_drop(t);
 	uffd_source_stop(&t->uffd);
 	exit_source_stop(&t->exit);
 	loop_stop(&t->timer);
@@ -149,6 +151,7 @@ int target_set_process(struct target *t, pid_t pid, int pidfd)
 	if (uffd_source_is_running(&t->uffd)) {
 		uffd_source_set_pid(&t->uffd, pid, t->lifeline_tid, t->manager->options.peek);
 		target_guarantees(t);
+		target_table_started(t);
 	}
 	return 0;
 }
@@ -167,6 +170,7 @@ int target_start(struct target *t, int fd)
 	t->state = MIRROR_TARGET_ARMED;
 	target_guarantees(t);
 	gate_revive(&t->gate);
+	target_table_started(t);
 	log_debug("target %u: pid %d is watched", t->id, (int)t->pid);
 	return 0;
 }
@@ -241,6 +245,8 @@ void target_gone(struct target *t, uint8_t cause)
 		return;
 	log_debug("target %u: pid %d is gone (%s)", t->id, (int)t->pid, exec ? "exec" : "exit");
 	gate_release(&t->gate, MIRROR_GATE_RELEASED);
+	target_table_drop(t);
+	t->unseen_clear = false;
 	uffd_source_stop(&t->uffd);
 	loop_stop(&t->timer);
 	t->arm_all = false;

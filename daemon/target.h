@@ -27,6 +27,7 @@
 
 struct client;
 struct manager;
+struct target_table;
 
 struct target {
 	struct list link;		/* in manager.targets, by id */
@@ -40,6 +41,7 @@ struct target {
 	struct quota_charge charge;
 	struct gate gate;
 	struct life_map life;
+	struct target_table *table;	/* NULL: nobody asked for it */
 	uint64_t start_time;		/* of the process, with pid its name */
 	uint64_t published;
 	uint64_t features;
@@ -53,6 +55,7 @@ struct target {
 	uid_t uid;
 	int pidfd, gate_fd;
 	bool arm_all;
+	bool unseen_clear;		/* a CLEAR was let go whose end nobody looked for */
 	bool hung_up;			/* its connection closed, and we do not know why */
 	uint8_t guarantee[16];
 };

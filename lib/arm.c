@@ -15,6 +15,7 @@
 #include "mirror-private.h"
 
 #define BUSY_MS 20
+#define REFUSALS 3	/* in a row, until they are believed */
 
 static int arm_by_request(struct mirror_target *target, uint64_t start, uint64_t end)
 {
@@ -63,15 +64,22 @@ static int arm_at(struct mirror_target *target, uint64_t address, uint64_t *ret_
 		return -ENOTTY;
 	if (vma.special)
 		return -EOPNOTSUPP;
-	r = arm_vma(target, vma.start, vma.end);
+	/* it may also have gone when it was tried, and be back when it is looked for */
+	for (unsigned int i = 0; i < REFUSALS; i++) {
+		r = arm_vma(target, vma.start, vma.end);
+		if (r != UFFD_E_REFUSED)
+			break;
+		if (!vma_is_still(target->fds[TARGET_FD_MAPS], 0, &vma))
+			return 1;
+	}
 	switch (r) {
 	case 0:
 		*ret_end = vma.end;
 		return 0;
 	case UFFD_E_BUSY:
 		return -EBUSY;
-	case UFFD_E_REFUSED:	/* the same answer if it went under our hands */
-		return vma_is_still(target->fds[TARGET_FD_MAPS], 0, &vma) ? -EOPNOTSUPP : 1;
+	case UFFD_E_REFUSED:
+		return -EOPNOTSUPP;
 	case UFFD_E_UNMAPPED:
 		return 1;
 	}

@@ -29,6 +29,8 @@ static struct mirror_ctx *ctx_free(struct mirror_ctx *ctx)
 	if (!forked) {	/* a lock may be held by a thread that this process lacks */
 		pthread_mutex_destroy(&ctx->lock);
 		pthread_mutex_destroy(&ctx->request_lock);
+		pthread_mutex_destroy(&ctx->work_lock);
+		pthread_cond_destroy(&ctx->work_done);
 	}
 	free(ctx->slots);
 	free(ctx);
@@ -49,6 +51,7 @@ static int ctx_new(struct mirror_ctx **ret_ctx)
 		return -ENOMEM;
 	ctx->n_refs = 1;
 	list_init(&ctx->targets);
+	list_init(&ctx->works);
 	list_init(&ctx->guard.link);
 	for (unsigned int i = 0; i < _CTX_FD_N; i++)
 		ctx->fds[i] = -1;
@@ -57,6 +60,8 @@ static int ctx_new(struct mirror_ctx **ret_ctx)
 	pthread_mutex_init(&ctx->lock, &attr);
 	pthread_mutexattr_destroy(&attr);
 	pthread_mutex_init(&ctx->request_lock, NULL);
+	pthread_mutex_init(&ctx->work_lock, NULL);
+	pthread_cond_init(&ctx->work_done, NULL);
 	r = fork_word_new(&ctx->here);
 	if (r < 0)
 		return r;

@@ -8,6 +8,10 @@
  *
  * When the daemon is gone, what it had published is dispatched still, then every
  * notifier is told once that it knows nothing any more.
+ *
+ * What a callback must not do under ctx->lock it leaves as work, which is run at the
+ * end of mirror_dispatch() and mirror_wait(), when the lock is not held.  Not at that
+ * of mirror_read_begin(): its caller may hold locks of its own.
  */
 #include <poll.h>
 #include <sys/socket.h>
@@ -18,11 +22,13 @@
 static void call(struct mirror_ctx *ctx, struct mirror_notifier *n, const struct mirror_event *ev)
 {
 	n->n_running++;
-	ctx->depth++;
+	if (ctx->depth++ == 0)
+		store_relaxed(&ctx->caller, (uintptr_t)pthread_self());
 	n->invalidate(n, ev, n->userdata);
 	if (ctx_forked(ctx))	/* the callback forked, and this is the child */
 		return;
-	ctx->depth--;
+	if (--ctx->depth == 0)
+		store_relaxed(&ctx->caller, 0);
 	n->n_running--;
 	notifier_put(n);
 }
@@ -152,9 +158,78 @@ int ctx_dispatch(struct mirror_ctx *ctx, bool ask)
 	return r;
 }
 
+/* ---- work ---- */
+
+void work_add(struct mirror_ctx *ctx, struct work *work, void (*run)(struct work *work))
+{
+	work->ctx = ctx;
+	work->run = run;
+	pthread_mutex_lock(&ctx->work_lock);
+	list_append(&ctx->works, &work->link);
+	pthread_mutex_unlock(&ctx->work_lock);
+}
+
+void work_remove(struct work *work)
+{
+	struct mirror_ctx *ctx = work->ctx;
+
+	pthread_mutex_lock(&ctx->work_lock);
+	list_unlink(&work->link);
+	while (work->n_running)
+		pthread_cond_wait(&ctx->work_done, &ctx->work_lock);
+	pthread_mutex_unlock(&ctx->work_lock);
+}
+
+void work_due(struct work *work)
+{
+	store_relaxed(&work->due, true);
+	/* Release: pairs with the exchange in work_run(). */
+	store_release(&work->ctx->work_due, true);
+}
+
+static struct work *work_next(struct mirror_ctx *ctx)
+{
+	list_for_each(l, &ctx->works) {
+		struct work *work = list_entry(l, struct work, link);
+
+		if (__atomic_exchange_n(&work->due, false, __ATOMIC_RELAXED))
+			return work;
+	}
+	return NULL;
+}
+
+static void work_run(struct mirror_ctx *ctx)
+{
+	struct work *work;
+
+	if (!load_relaxed(&ctx->work_due) || ctx_forked(ctx) || ctx_in_callback(ctx))
+		return;
+	/* Acquire: what is marked by now is seen below; what is marked later marks anew. */
+	if (!__atomic_exchange_n(&ctx->work_due, false, __ATOMIC_ACQ_REL))
+		return;
+	pthread_mutex_lock(&ctx->work_lock);
+	while ((work = work_next(ctx))) {
+		work->n_running++;
+		pthread_mutex_unlock(&ctx->work_lock);
+		work->run(work);
+		if (ctx_forked(ctx))
+			return;
+		pthread_mutex_lock(&ctx->work_lock);
+		work->n_running--;
+		pthread_cond_broadcast(&ctx->work_done);
+	}
+	pthread_mutex_unlock(&ctx->work_lock);
+}
+
 MIRROR_PUBLIC int mirror_dispatch(struct mirror_ctx *ctx)
 {
-	return ctx_dispatch(ctx, true);
+	int r;
+
+	mirror_ctx_ref(ctx);
+	r = ctx_dispatch(ctx, true);
+	work_run(ctx);
+	mirror_ctx_unref(ctx);
+	return r;
 }
 
 static int prepare_locked(struct mirror_ctx *ctx)
@@ -217,7 +292,7 @@ static int sleep_for(struct mirror_ctx *ctx, int timeout_ms)
 	return r;
 }
 
-MIRROR_PUBLIC int mirror_wait(struct mirror_ctx *ctx, int timeout_ms)
+static int wait_and_dispatch(struct mirror_ctx *ctx, int timeout_ms)
 {
 	uint64_t now, end;
 	int r, left = timeout_ms;
@@ -242,4 +317,15 @@ MIRROR_PUBLIC int mirror_wait(struct mirror_ctx *ctx, int timeout_ms)
 			return 0;
 		left = (int)((end - now + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC);
 	}
+}
+
+MIRROR_PUBLIC int mirror_wait(struct mirror_ctx *ctx, int timeout_ms)
+{
+	int r;
+
+	mirror_ctx_ref(ctx);
+	r = wait_and_dispatch(ctx, timeout_ms);
+	work_run(ctx);
+	mirror_ctx_unref(ctx);
+	return r;
 }

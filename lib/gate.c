@@ -175,6 +175,11 @@ static uint64_t sum_many(const struct gate *gate, uint64_t start, uint64_t end)
 	return sum;
 }
 
+uint64_t lookup_sum(const struct mirror_notifier *n, uint64_t start, uint64_t end)
+{
+	return start < end ? sum_many(&n->gate, start, end) : 0;
+}
+
 /* Kept out of line, so that the way to "good" saves no register. */
 static __attribute__((__noinline__)) int retry_slow(struct mirror_notifier *n)
 {
@@ -207,6 +212,11 @@ static inline int retry(struct mirror_notifier *n, uint64_t start, uint64_t end,
 	if (unlikely(load_relaxed(&gate->stripes[stripe_index(gate, block)].started) != version))
 		return retry_slow(n);
 	return 0;
+}
+
+bool lookup_moved(struct mirror_notifier *n, uint64_t start, uint64_t end, uint64_t version)
+{
+	return retry(n, start, end, version);
 }
 
 static __attribute__((__noinline__)) int retry_strict(struct mirror_notifier *n, uint64_t start,
@@ -399,8 +409,7 @@ static int catch_up(struct patience *p)
 	}
 }
 
-MIRROR_PUBLIC int mirror_read_begin(struct mirror_notifier *n, uint64_t start, uint64_t end,
-				    uint64_t *ret_version)
+int lookup_begin(struct mirror_notifier *n, uint64_t start, uint64_t end, uint64_t *ret_version)
 {
 	struct mirror_ctx *ctx = n->target->ctx;
 	struct patience patience = { .ctx = ctx };
@@ -423,6 +432,19 @@ MIRROR_PUBLIC int mirror_read_begin(struct mirror_notifier *n, uint64_t start, u
 	}
 	if (r == 0)
 		r = catch_up(&patience);
+	if (r < 0)
+		return r;
+	*ret_version = version;
+	return 0;
+}
+
+MIRROR_PUBLIC int mirror_read_begin(struct mirror_notifier *n, uint64_t start, uint64_t end,
+				    uint64_t *ret_version)
+{
+	uint64_t version;
+	int r;
+
+	r = lookup_begin(n, start, end, &version);
 	if (r == 0)
 		r = arm_range(n->target, start, end);
 	if (r < 0)

@@ -8,8 +8,11 @@
  *
  *	ctx->lock	  recursive; held around callbacks.  Ring, notifiers, the list
  *			  of targets, sleeping.
+ *	device->lock	  a device page table, see device.c
+ *	cache->lock	  a registration cache, see regcache.c
  *	ctx->request_lock one request and its reply on the control socket; no
  *			  callback runs under it
+ *	ctx->work_lock	  the list of work; nothing is called under it
  *	fork.c's lock	  the list of descriptors a forked child must close; no
  *			  system call under it
  *
@@ -75,6 +78,15 @@ struct counters {
 #define HERE_DEAD 0xffffffff00000000ULL
 #define HERE_FORKED 0ULL
 
+/* What callbacks leave to be done without ctx->lock; see dispatch.c. */
+struct work {
+	struct list link;
+	struct mirror_ctx *ctx;
+	void (*run)(struct work *work);
+	bool due;
+	unsigned int n_running;
+};
+
 struct mirror_ctx {
 	unsigned int n_refs;
 	struct guard guard;
@@ -93,9 +105,15 @@ struct mirror_ctx {
 	struct slot *slots;
 	uint32_t n_slots;
 	unsigned int depth;	/* callbacks we are in */
+	uintptr_t caller;	/* the thread that is in them */
 	unsigned int n_sleepers; /* threads inside mirror_wait()'s poll */
 	uint64_t seen_seq;	/* of the record consumed last */
 	bool buried;		/* the notifiers know that the daemon is gone */
+
+	pthread_mutex_t work_lock;	/* nothing is called under it */
+	pthread_cond_t work_done;
+	struct list works;
+	bool work_due;
 
 	struct counters counters;
 };
@@ -105,6 +123,8 @@ enum {
 	TARGET_FD_MAPS,		/* the same: /proc/self/maps */
 	TARGET_FD_STOP,		/* ends the lifeline */
 	TARGET_FD_NULL,		/* what takes the userfaultfd's place when it goes */
+	TARGET_FD_SCAN_MAPS,	/* of any target, once fault_open() was asked: maps */
+	TARGET_FD_PAGEMAP,	/* and pagemap */
 	_TARGET_FD_N,
 };
 
@@ -116,6 +136,13 @@ struct lifeline {
 	const struct mirror_gate *head;	/* once the gate is mapped */
 };
 
+/* A mirror table, of one address space of the target's. */
+struct table_map {
+	struct table_map *older;
+	const struct mirror_table *table;
+	size_t size;
+};
+
 struct mirror_target {
 	unsigned int n_refs;
 	struct list link;	/* in ctx->targets */
@@ -123,10 +150,13 @@ struct mirror_target {
 	int fds[_TARGET_FD_N];
 	struct mirror_ctx *ctx;
 	struct gate gate;
+	struct table_map *tables;	/* the newest first */
 	struct mirror_attach info;
 	bool attached;
 	bool strict;
 	struct lifeline lifeline;
+
+	void *nowhere;		/* a page that nobody may read, see fault-remote.c */
 
 	bool cut;		/* the userfaultfd is not ours any more */
 	unsigned int n_users;	/* threads that use it right now */
@@ -207,6 +237,22 @@ int embed_start(const char *socket_path, int *ret_fd);
 /* @ask: if there is nothing, find out by a system call if the daemon is there still */
 int ctx_dispatch(struct mirror_ctx *ctx, bool ask);
 
+/* Is this thread in a callback, and so has ctx->lock? */
+static inline bool ctx_in_callback(const struct mirror_ctx *ctx)
+{
+	return load_relaxed(&ctx->caller) == (uintptr_t)pthread_self();
+}
+
+void work_add(struct mirror_ctx *ctx, struct work *work, void (*run)(struct work *work));
+/* When this returns it does not run and will not.  Not from itself or a callback. */
+void work_remove(struct work *work);
+/* The next mirror_dispatch() or mirror_wait() runs it at its end. */
+void work_due(struct work *work);
+
+/* table.c */
+/* The older ones too. */
+struct table_map *table_unmap(struct table_map *map);
+
 /* slot.c */
 int slot_take(struct mirror_ctx *ctx, struct mirror_notifier *notifier, uint64_t *ret_cookie);
 void slot_drop(struct mirror_ctx *ctx, uint64_t cookie);
@@ -215,6 +261,32 @@ struct mirror_notifier *slot_find(struct mirror_ctx *ctx, uint64_t cookie);
 /* notifier.c */
 /* Frees a removed notifier that is in no callback any more.  Under ctx->lock. */
 void notifier_put(struct mirror_notifier *notifier);
+
+/* gate.c */
+/* mirror_read_begin() without its last step, arming. */
+int lookup_begin(struct mirror_notifier *notifier, uint64_t start, uint64_t end,
+		 uint64_t *ret_version);
+/* The version of part of a range, if that of the whole is found good afterwards. */
+uint64_t lookup_sum(const struct mirror_notifier *notifier, uint64_t start, uint64_t end);
+/* mirror_read_retry() without the probe: is everything the daemon knows counted? */
+bool lookup_moved(struct mirror_notifier *notifier, uint64_t start, uint64_t end,
+		  uint64_t version);
+
+/* fault-remote.c */
+struct pagescan;
+/*
+ * What to look into the target with; *@scan borrows descriptors of the target's.
+ * -EPERM: we may not; -ESRCH.
+ */
+int fault_open(struct mirror_target *target, struct pagescan *scan);
+/*
+ * Faults pages in without changing them, as far as it goes: the result is to be
+ * looked at.  Negative if it is no use to try again: -EPERM, -ESRCH, -ENOMEM.
+ */
+int fault_remote(struct mirror_target *target, pid_t pid, uint64_t start, uint64_t end,
+		 bool write);
+/* Is there a device behind that page, and none of memory's? */
+bool fault_is_device(pid_t pid, uint64_t address);
 
 /* arm.c */
 int arm_range(struct mirror_target *target, uint64_t start, uint64_t end);

@@ -148,3 +148,17 @@ MIRROR_PUBLIC int mirror_query_target(struct mirror_ctx *ctx, uint32_t id, int n
 	info.flags = 0;
 	return opts_write(ret_info, ret_info->size, &info, sizeof(info), sizeof(info.size));
 }
+
+MIRROR_PUBLIC int mirror_query_consumer(struct mirror_ctx *ctx, uint32_t id, uint32_t index,
+					struct mirror_consumer_info *ret_info)
+{
+	struct mirror_consumer_info info = {
+		.size = sizeof(info), .target = id, .index = index,
+	};
+	int r;
+
+	r = ctx_request(ctx, MIRROR_OP_CONSUMER_INFO, &info, NULL, 0, NULL);
+	if (r < 0)
+		return r;
+	return opts_write(ret_info, ret_info->size, &info, sizeof(info), sizeof(info.size));
+}

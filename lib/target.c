@@ -9,9 +9,16 @@
  */
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include "uffd.h"
 #include "mirror-private.h"
+
+/* Since 6.5; the C library's headers may be older. */
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
 
 #define ATTACH_KNOWN (MIRROR_ATTACH_PENDING | MIRROR_ATTACH_ARM_ALL | MIRROR_ATTACH_STRICT)
 
@@ -54,6 +61,9 @@ static struct mirror_target *target_free(struct mirror_target *target)
 	if (!forked && target->attached)
 		detach(target);
 	gate_unmap(&target->gate);
+	if (target->nowhere)
+		munmap(target->nowhere, PAGE_BYTES);
+	table_unmap(target->tables);
 	free(target);
 	mirror_ctx_unref(ctx);
 	return NULL;
@@ -195,6 +205,27 @@ static int attach_self(struct mirror_target *target, const struct mirror_attach_
 	return attach(target, opts, MIRROR_ATTACH_F_SELF, pidfd, fd);
 }
 
+/*
+ * A pidfd of our own process.  Where pidfd_open() is not to be had, under valgrind for
+ * one, the kernel makes one for a socket whose other end is ours, too.
+ */
+static int own_pidfd(void)
+{
+	int fd = (int)syscall(SYS_pidfd_open, getpid(), 0), pair[2], pidfd;
+	socklen_t size = sizeof(pidfd);
+
+	if (fd >= 0)
+		return fd;
+	fd = -errno;
+	if (fd != -ENOSYS || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return fd;
+	if (getsockopt(pair[0], SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) == 0)
+		fd = pidfd;
+	fd_close(pair[0]);
+	fd_close(pair[1]);
+	return fd;
+}
+
 MIRROR_PUBLIC int mirror_target_attach_self(struct mirror_target **ret_target,
 					    struct mirror_ctx *ctx,
 					    const struct mirror_attach_opts *opts)
@@ -212,9 +243,9 @@ MIRROR_PUBLIC int mirror_target_attach_self(struct mirror_target **ret_target,
 		return r;
 	if (o.flags & MIRROR_ATTACH_PENDING)
 		return -EINVAL;
-	pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	pidfd = own_pidfd();
 	if (pidfd < 0)
-		return -errno;
+		return pidfd;
 	r = target_new(&target, ctx);
 	if (r < 0)
 		return r;

@@ -19,6 +19,9 @@ static const struct verb * const verbs[] = {
 	&verb_watch,
 	&verb_list,
 	&verb_status,
+	&verb_show,
+	&verb_verify,
+	&verb_map,
 };
 
 static const struct verb *find_verb(const char *name)

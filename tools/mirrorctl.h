@@ -31,3 +31,6 @@ extern const struct verb verb_run;
 extern const struct verb verb_watch;
 extern const struct verb verb_list;
 extern const struct verb verb_status;
+extern const struct verb verb_show;
+extern const struct verb verb_verify;
+extern const struct verb verb_map;

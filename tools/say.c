@@ -64,6 +64,21 @@ static const struct sentence sentences[] = {
 
 	{ SAY_ASK, ESRCH,
 	  "there is no %s; 'mirrorctl list' shows the targets" },
+
+	{ SAY_LOOK, ESRCH,
+	  "%s has ended, or has executed another program" },
+	{ SAY_LOOK, EPERM,
+	  "you may not look into the memory of %s: it must be yours and dumpable, or you need "
+	  "CAP_SYS_PTRACE" },
+	{ SAY_LOOK, EACCES,
+	  "you may not look into the memory of %s: it must be yours and dumpable, or you need "
+	  "CAP_SYS_PTRACE" },
+	{ SAY_LOOK, EDQUOT,
+	  "the mirror table of %s is full; look at less of it by giving a range, or raise the "
+	  "limits of mirrord ('mirrorctl status' shows them)" },
+	{ SAY_LOOK, ENOTTY,
+	  "the mirrord that runs is older than mirrorctl and keeps no table of %s; install the "
+	  "same version of both" },
 };
 
 /* whatever was being done */
@@ -123,6 +138,7 @@ void say_error(enum say_op op, int error, const char *what)
 		[SAY_ATTACH] = "observe",
 		[SAY_WATCH] = "watch",
 		[SAY_ASK] = "ask for",
+		[SAY_LOOK] = "look at",
 	};
 	const char *text, *at;
 

@@ -15,6 +15,7 @@ enum say_op {
 	SAY_ATTACH,
 	SAY_WATCH,
 	SAY_ASK,
+	SAY_LOOK,		/* at the memory of a target */
 };
 
 __attribute__((__format__(__printf__, 1, 2)))

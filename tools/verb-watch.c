@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 
-#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
@@ -8,13 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 #include "mirrorctl.h"
 #include "output.h"
 #include "place.h"
 #include "say.h"
 #include "stream.h"
+#include "who.h"
 
 struct watch {
 	/* options */
@@ -22,10 +21,10 @@ struct watch {
 	bool json, phases, no_follow;
 	uint64_t start, end;
 
+	struct who who;
 	struct mirror_ctx *ctx;
 	struct stream stream;
 	struct output output;
-	int pidfd;
 	int signal_fd;
 };
 
@@ -34,33 +33,9 @@ struct watch {
 		.end = STREAM_END,					\
 		.stream = STREAM_NULL,					\
 		.output = OUTPUT_NULL,					\
-		.pidfd = -1,						\
+		.who = WHO_NULL,					\
 		.signal_fd = -1,					\
 	}
-
-static int parse_number(const char *text, int base, uint64_t max, const char **ret_rest,
-			uint64_t *ret_number)
-{
-	unsigned long long number;
-	char *rest;
-
-	/* strtoull() takes blanks and signs */
-	if (!isxdigit((unsigned char)*text))
-		return -EINVAL;
-
-	errno = 0;
-	number = strtoull(text, &rest, base);
-	if (errno || rest == text || number > max)
-		return -EINVAL;
-	if (!ret_rest && *rest)
-		return -EINVAL;
-
-	if (ret_rest)
-		*ret_rest = rest;
-	*ret_number = number;
-
-	return 0;
-}
 
 /* as /proc/PID/maps has it, with or without 0x */
 static int parse_range(const char *text, uint64_t *ret_start, uint64_t *ret_end)
@@ -81,28 +56,6 @@ static int parse_range(const char *text, uint64_t *ret_start, uint64_t *ret_end)
 	return 0;
 }
 
-/* PID, #TARGET or target:TARGET; @ret_target is 0 for a pid */
-static int parse_who(const char *text, uint32_t *ret_target, pid_t *ret_pid)
-{
-	bool target = true;
-	uint64_t number;
-
-	if (!strncmp(text, "target:", 7))
-		text += 7;
-	else if (*text == '#')
-		text++;
-	else
-		target = false;
-
-	if (parse_number(text, 10, target ? UINT32_MAX : INT32_MAX, NULL, &number) < 0 || !number)
-		return -EINVAL;
-
-	*ret_target = target ? (uint32_t)number : 0;
-	*ret_pid = target ? 0 : (pid_t)number;
-
-	return 0;
-}
-
 static int open_signals(struct watch *w)
 {
 	sigset_t mask;
@@ -118,38 +71,21 @@ static int open_signals(struct watch *w)
 	return w->signal_fd < 0 ? -errno : 0;
 }
 
-static int attach(struct watch *w, const char *who, uint32_t target, pid_t pid)
+static int attach(struct watch *w)
 {
-	struct mirror_target_info info = { .size = sizeof(info) };
-	char what[64];
 	int r;
 
-	if (target) {
-		snprintf(what, sizeof(what), "target %u", target);
-		r = mirror_query_target(w->ctx, target, 0, &info);
-		if (r < 0) {
-			say_error(SAY_ASK, r, what);
-			return r;
-		}
-		pid = info.pid;
-	} else {
-		snprintf(what, sizeof(what), "process %s", who);
-	}
-
-	w->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (w->pidfd < 0) {
-		r = -errno;
-		say_error(SAY_ATTACH, r == -EINVAL ? -ESRCH : r, what);
+	r = who_find(&w->who, w->ctx);
+	if (r < 0)
 		return r;
-	}
 
-	r = stream_attach(&w->stream, w->ctx, w->pidfd, MIRROR_ATTACH_ARM_ALL, what);
+	r = stream_attach(&w->stream, w->ctx, w->who.pidfd, MIRROR_ATTACH_ARM_ALL, w->who.what);
 	if (r < 0)
 		return r;
 
 	/* the process was named by number; that number may be somebody else's by now */
-	if (target && w->stream.id != target) {
-		say_error(SAY_ATTACH, -ESRCH, what);
+	if (w->who.target && w->stream.id != w->who.target) {
+		say_error(SAY_ATTACH, -ESRCH, w->who.what);
 		return -ESRCH;
 	}
 
@@ -185,7 +121,7 @@ static int loop(struct watch *w)
 	return EXIT_SUCCESS;
 }
 
-static int watch(struct watch *w, const char *who, uint32_t target, pid_t pid)
+static int watch(struct watch *w)
 {
 	struct mirror_open_opts opts = MIRROR_OPEN_OPTS_INIT;
 	uint32_t flags = 0;
@@ -207,7 +143,7 @@ static int watch(struct watch *w, const char *who, uint32_t target, pid_t pid)
 		return EXIT_NOT_DONE;
 	}
 
-	r = attach(w, who, target, pid);
+	r = attach(w);
 	if (r < 0)
 		return EXIT_NOT_DONE;
 
@@ -216,7 +152,7 @@ static int watch(struct watch *w, const char *who, uint32_t target, pid_t pid)
 	if (w->phases)
 		flags |= MIRROR_NOTIFIER_END;
 
-	r = stream_start(&w->stream, &w->output, w->start, w->end, flags, who);
+	r = stream_start(&w->stream, &w->output, w->start, w->end, flags, w->who.text);
 	if (r < 0)
 		return EXIT_NOT_DONE;
 
@@ -235,8 +171,6 @@ static int watch_main(int argc, char **argv)
 		{ NULL, 0, NULL, 0 },
 	};
 	struct watch w = WATCH_NULL;
-	uint32_t target;
-	pid_t pid;
 	int c, status;
 
 	while ((c = getopt_long(argc, argv, ":o:r:h", options, NULL)) >= 0) {
@@ -268,18 +202,17 @@ static int watch_main(int argc, char **argv)
 
 	if (argc - optind != 1)
 		return say_bad_usage("watch", "one process or target to watch must be given");
-	if (parse_who(argv[optind], &target, &pid) < 0)
+	if (who_parse(&w.who, argv[optind]) < 0)
 		return say_bad_usage("watch", "a process is named by its pid, a target by #NUMBER");
 
-	status = watch(&w, argv[optind], target, pid);
+	status = watch(&w);
 
 	stream_stop(&w.stream);
 	mirror_ctx_unref(w.ctx);
 	output_close(&w.output);
 	if (w.signal_fd >= 0)
 		close(w.signal_fd);
-	if (w.pidfd >= 0)
-		close(w.pidfd);
+	who_close(&w.who);
 
 	return status;
 }

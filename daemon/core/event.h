@@ -19,6 +19,7 @@ struct event {
 	uint64_t time_ns;
 	/* the part of it that somebody watches; empty if nobody does */
 	uint64_t watched_start, watched_end;
+	bool needs_end;		/* START: somebody has to know when it is over */
 };
 
 static inline bool event_is_watched(const struct event *ev)

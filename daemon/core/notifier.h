@@ -24,6 +24,8 @@ struct notifier {
 	uint64_t user_data;
 	uint32_t id;
 	uint32_t flags;			/* MIRROR_NOTIFIER_F_* */
+	struct list fill_link;		/* F_FILL: in target_table.fills while it has to be */
+	uint64_t fill_next, fill_end;	/* what of it has to be filled */
 	bool release_owed;		/* its RELEASE did not fit into the ring */
 	uint8_t release_cause;
 };

@@ -9,6 +9,8 @@ void quota_init(struct quota *quota)
 	quota->limit[QUOTA_CHANNELS] = 512;
 	quota->limit[QUOTA_TARGETS] = 1024;
 	quota->limit[QUOTA_NOTIFIERS] = 131072;
+	quota->limit[QUOTA_TABLES] = 256;
+	quota->limit[QUOTA_TABLE_NODES] = 262144;
 }
 
 void quota_deinit(struct quota *quota)
@@ -54,6 +56,19 @@ int quota_charge(struct quota *quota, struct quota_charge *charge, uid_t uid,
 	user->n_refs++;
 	charge->user = user;
 	charge->kind = kind;
+	charge->n = 1;
+	return 0;
+}
+
+int quota_resize(struct quota *quota, struct quota_charge *charge, uint32_t n)
+{
+	uint32_t others = charge->user->used[charge->kind] - charge->n;
+
+	if (n > charge->n && (others >= quota->limit[charge->kind] ||
+			      n > quota->limit[charge->kind] - others))
+		return -EDQUOT;
+	charge->user->used[charge->kind] = others + n;
+	charge->n = n;
 	return 0;
 }
 
@@ -63,7 +78,7 @@ void quota_refund(struct quota_charge *charge)
 
 	if (!user)
 		return;
-	user->used[charge->kind]--;
+	user->used[charge->kind] -= charge->n;
 	if (--user->n_refs)
 		return;
 	list_unlink(&user->link);

@@ -16,6 +16,8 @@ enum quota_kind {
 	QUOTA_CHANNELS,
 	QUOTA_TARGETS,
 	QUOTA_NOTIFIERS,
+	QUOTA_TABLES,
+	QUOTA_TABLE_NODES,	/* of all tables together, 4 KiB each */
 	_QUOTA_N,
 };
 
@@ -34,6 +36,7 @@ struct quota {
 struct quota_charge {
 	struct quota_user *user;
 	enum quota_kind kind;
+	uint32_t n;
 };
 
 #define QUOTA_CHARGE_NULL { .user = NULL }
@@ -45,3 +48,6 @@ void quota_deinit(struct quota *quota);	/* asserts that everything came back */
 int quota_charge(struct quota *quota, struct quota_charge *charge, uid_t uid,
 		 enum quota_kind kind);
 void quota_refund(struct quota_charge *charge);
+
+/* Makes it a charge of @n.  -EDQUOT: it is what it was.  Less is always possible. */
+int quota_resize(struct quota *quota, struct quota_charge *charge, uint32_t n);

@@ -24,6 +24,28 @@ void arm_deinit(struct arm *arm)
 	arm->uffd = -1;
 }
 
+/*
+ * Only if it is one mapping still: part of it may have gone without an event before it
+ * was registered, and what comes in that place is not registered.  Merged with its
+ * neighbours it may be.
+ */
+static void tell_span(struct arm *arm, const struct vma *armed, struct arm_spans *spans)
+{
+	uint64_t start = armed->start, end = armed->end;
+	struct vma vma;
+
+	if (vma_find(arm->maps_fd, arm->pid, start, &vma) < 0 || vma.start > start ||
+	    vma.end < end)
+		return;
+	if (spans->n && spans->span[spans->n - 1].end == start) {
+		spans->span[spans->n - 1].end = end;
+		return;
+	}
+	spans->span[spans->n].start = start;
+	spans->span[spans->n].end = end;
+	spans->n++;
+}
+
 static int arm_vma(struct arm *arm, const struct vma *vma, struct arm_result *result)
 {
 	int r;
@@ -36,6 +58,8 @@ static int arm_vma(struct arm *arm, const struct vma *vma, struct arm_result *re
 	switch (r) {
 	case 0:
 		result->armed++;
+		if (result->spans)
+			tell_span(arm, vma, result->spans);
 		return 0;
 	case UFFD_E_REFUSED:	/* the same answer if it went while we looked */
 		if (vma_is_still(arm->maps_fd, arm->pid, vma))
@@ -53,9 +77,11 @@ static int arm_vma(struct arm *arm, const struct vma *vma, struct arm_result *re
 	return r;
 }
 
-static uint32_t arm_seen(const struct arm_result *result)
+/* As many as may be done at one go? */
+static bool is_enough(const struct arm_result *result)
 {
-	return result->armed + result->refused + result->busy;
+	return result->armed + result->refused + result->busy >= ARM_SLICE ||
+	       (result->spans && result->spans->n == ARM_SPANS);
 }
 
 /* Where one ioctl finds the next mapping (6.11). */
@@ -66,7 +92,7 @@ static int arm_by_query(struct arm *arm, uint64_t start, uint64_t end,
 	struct vma vma;
 	int r;
 
-	while (at < end && arm_seen(result) < ARM_SLICE) {
+	while (at < end && !is_enough(result)) {
 		r = vma_query(arm->maps_fd, at, &vma);
 		if (r == -ENOENT || (r == 0 && vma.start >= end)) {
 			result->hole = true;
@@ -98,7 +124,7 @@ static int arm_by_walk(struct arm *arm, uint64_t start, uint64_t end,
 	if (r < 0)
 		return r;
 	r = 0;
-	while (arm_seen(result) < ARM_SLICE && (r = vma_walk_next(&walk, &vma)) > 0) {
+	while (!is_enough(result) && (r = vma_walk_next(&walk, &vma)) > 0) {
 		if (vma.end <= start)
 			continue;
 		if (vma.start >= end)
@@ -112,16 +138,17 @@ static int arm_by_walk(struct arm *arm, uint64_t start, uint64_t end,
 	}
 	vma_walk_end(&walk);
 	result->next = at;
-	if (arm_seen(result) < ARM_SLICE && at < end) {
+	if (!is_enough(result) && at < end) {
 		result->hole = true;
 		result->next = end;
 	}
 	return r < 0 ? r : 0;
 }
 
-int arm_range(struct arm *arm, uint64_t start, uint64_t end, struct arm_result *ret_result)
+static int arm_any_way(struct arm *arm, uint64_t start, uint64_t end, struct arm_spans *spans,
+		       struct arm_result *ret_result)
 {
-	struct arm_result result = { .armed = 0 };
+	struct arm_result result = { .spans = spans };
 	int r;
 
 	r = arm_by_query(arm, start, end, &result);
@@ -131,4 +158,16 @@ int arm_range(struct arm *arm, uint64_t start, uint64_t end, struct arm_result *
 		return r;
 	*ret_result = result;
 	return 0;
+}
+
+int arm_range(struct arm *arm, uint64_t start, uint64_t end, struct arm_result *ret_result)
+{
+	return arm_any_way(arm, start, end, NULL, ret_result);
+}
+
+int arm_range_telling(struct arm *arm, uint64_t start, uint64_t end,
+		      struct arm_spans *ret_spans, struct arm_result *ret_result)
+{
+	ret_spans->n = 0;
+	return arm_any_way(arm, start, end, ret_spans, ret_result);
 }

@@ -25,6 +25,16 @@ struct arm_result {
 	uint32_t busy;		/* another userfaultfd has them */
 	bool hole;		/* part of the range is not mapped */
 	uint64_t next;		/* where to go on; @end of the range if it was done */
+	struct arm_spans *spans; /* see arm_range_telling() */
+};
+
+/* What was registered, in order; neighbours are one. */
+#define ARM_SPANS 64
+struct arm_spans {
+	unsigned int n;
+	struct {
+		uint64_t start, end;
+	} span[ARM_SPANS];
 };
 
 /* Mappings registered at one go: a target of very many must not keep others waiting. */
@@ -38,3 +48,7 @@ void arm_deinit(struct arm *arm);
  * address space is gone; or -errno.
  */
 int arm_range(struct arm *arm, uint64_t start, uint64_t end, struct arm_result *ret_result);
+
+/* The same, and tells which mappings it registered; stops when *ret_spans is full. */
+int arm_range_telling(struct arm *arm, uint64_t start, uint64_t end,
+		      struct arm_spans *ret_spans, struct arm_result *ret_result);

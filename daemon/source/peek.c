@@ -188,7 +188,8 @@ static unsigned int look_at_threads(struct peek *peek, struct peek_hit *ret_hits
 	struct stat st;
 	bool gone;
 
-	if (look_at_actor(peek, ret_hits))
+	peek->alone = false;
+	if (peek->n > 1 && look_at_actor(peek, ret_hits))
 		return 1;
 	/*
 	 * Asked each time, although it costs a system call: were it asked only when
@@ -199,10 +200,23 @@ static unsigned int look_at_threads(struct peek *peek, struct peek_hit *ret_hits
 	if (!peek->n || st.st_nlink != peek->links)
 		list_threads(peek);
 	n = look_once(peek, ret_hits, &gone);
-	if (!gone)
-		return n;
-	list_threads(peek);	/* one ended, and another may have come in its place */
-	return look_once(peek, ret_hits, &gone);
+	if (gone) {
+		list_threads(peek);	/* one ended, another may have come in its place */
+		n = look_once(peek, ret_hits, &gone);
+	}
+	peek->alone = peek->n == 1 && !peek->partial && n == 1;
+	return n;
+}
+
+void peek_prime(struct peek *peek)
+{
+	list_threads(peek);
+	peek->was_alone = peek->n == 1 && !peek->partial;
+}
+
+bool peek_is_alone(const struct peek *peek)
+{
+	return peek->alone && peek->was_alone;
 }
 
 static int open_of_thread(pid_t pid, pid_t tid, const char *what)
@@ -272,6 +286,8 @@ void peek_done(struct peek *peek, pid_t tid)
 {
 	unsigned int n = 0;
 
+	peek->was_alone = peek->alone;
+	peek->alone = false;
 	peek->streak = tid && tid == peek->actor ? peek->streak + 1 : 0;
 	peek->actor = tid;
 	for (unsigned int i = 0; i < peek->n_kept; i++)

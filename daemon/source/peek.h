@@ -52,6 +52,7 @@ struct peek {
 	/* threads of the library's own, which never change memory */
 	pid_t skip[PEEK_SKIP];
 	unsigned int n_skip;
+	bool alone, was_alone;	/* one thread only, at this look and at the one before */
 	pid_t actor;		/* who sent the last event */
 	unsigned int streak;	/* and how many before it, in a row */
 };
@@ -72,6 +73,8 @@ static inline bool peek_is_madvise(const struct peek_hit *hit)
 int peek_init(struct peek *peek, pid_t pid);
 /* A thread that is of no interest. */
 void peek_skip(struct peek *peek, pid_t tid);
+/* Nothing is watched yet, so no event was read: counts as the look before the first. */
+void peek_prime(struct peek *peek);
 void peek_deinit(struct peek *peek);
 
 /* The event of this thread was read, or of one that was not seen (0). */
@@ -81,6 +84,15 @@ void peek_quiet(struct peek *peek);
 
 /* Threads that are blocked in a system call that changes memory; how many. */
 unsigned int peek_look(struct peek *peek, struct peek_hit *ret_hits);
+
+/*
+ * Did nobody but the thread whose event this is change memory since its call began?
+ * There was one thread at this look and at the one before, which was that thread's:
+ * so its call began after that one, and another thread that came since has had no
+ * event read, hence would be there still.  Threads only: processes that share memory
+ * otherwise are not known.
+ */
+bool peek_is_alone(const struct peek *peek);
 
 /* A worker of the kernel's (io_uring) is in no system call: does it have no work? */
 bool peek_worker_is_idle(pid_t pid, pid_t tid);

@@ -152,6 +152,8 @@ void uffd_source_set_pid(struct uffd_source *s, pid_t pid, pid_t skip_tid, bool 
 	s->pid = pid;
 	s->can_peek = peek && peek_init(&s->peek, pid) == 0;
 	peek_skip(&s->peek, skip_tid);
+	if (s->can_peek)
+		peek_prime(&s->peek);
 	if (arm_init(&s->arm, pid, s->fd) < 0)
 		s->arm.maps_fd = -1;
 }
@@ -200,6 +202,7 @@ static void note_rearm(struct uffd_source *s, const struct event *ev)
 static void set_cause(struct uffd_source *s, struct event *ev, const struct peek_hit *hits,
 		      unsigned int n)
 {
+	bool alone = peek_is_alone(&s->peek);
 	pid_t tid;
 
 	ev->cause = cause_from_hits(ev, hits, n, &tid);
@@ -208,6 +211,7 @@ static void set_cause(struct uffd_source *s, struct event *ev, const struct peek
 	peek_done(&s->peek, tid);
 	/* A moving mremap sends REMAP, then UNMAP of the old range. */
 	if (ev->type == MIRROR_EVENT_REMAP) {
+		ev->arg[1] = alone ? MIRROR_REMAP_ALONE : 0;
 		s->after_remap = true;
 		s->remap_start = ev->start;
 		s->remap_end = ev->end;
@@ -244,7 +248,7 @@ static void handle(struct uffd_source *s, const struct uffd_msg *msg, uint64_t n
 	}
 	s->sink->ops->event(s->sink, &ev);
 	note_rearm(s, &ev);
-	if ((ev.flags & MIRROR_EVENT_F_START) && event_is_watched(&ev))
+	if ((ev.flags & MIRROR_EVENT_F_START) && (event_is_watched(&ev) || ev.needs_end))
 		zap_begin(s->zaps, s->pool, s->sink, s->pid, &ev, hits, n);
 }
 

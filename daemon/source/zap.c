@@ -6,7 +6,8 @@
 #include "list.h"
 #include "source/zap.h"
 
-#define POOL 64
+#define CHUNK 64
+#define POOL_MAX 65664		/* a call has an event for each mapping, of 65530 */
 #define WATCH_NS 1000000	/* between looks at threads that cannot be traced */
 #define STOP_TRIES 5		/* looks at a thread that always runs, before it is stopped */
 
@@ -27,11 +28,16 @@ struct zap {
 	unsigned int tries;
 };
 
+struct zap_chunk {
+	struct list link;	/* in pool.chunks */
+	struct zap zaps[CHUNK];
+};
+
 struct zap_pool {
 	struct list free;
-	unsigned int n_free;
+	struct list chunks;	/* one, and more while they are needed */
+	unsigned int n_free, n_zaps;
 	bool orphan;		/* its target is gone; the last zap frees it */
-	struct zap zaps[POOL];
 };
 
 struct zaps {
@@ -55,6 +61,45 @@ int zaps_new(struct zaps **ret_zaps, struct loop *loop, struct zap_counters *cou
 	return 0;
 }
 
+static int pool_grow(struct zap_pool *pool)
+{
+	struct zap_chunk *chunk;
+
+	if (pool->n_zaps >= POOL_MAX)
+		return -EDQUOT;
+	chunk = calloc(1, sizeof(*chunk));
+	if (!chunk)
+		return -ENOMEM;
+	for (unsigned int i = 0; i < CHUNK; i++) {
+		chunk->zaps[i].pool = pool;
+		list_append(&pool->free, &chunk->zaps[i].link);
+	}
+	list_append(&pool->chunks, &chunk->link);
+	pool->n_free += CHUNK;
+	pool->n_zaps += CHUNK;
+	return 0;
+}
+
+/* Frees its newest chunk, of which no zap is in use. */
+static void pool_shrink(struct zap_pool *pool)
+{
+	struct zap_chunk *chunk = list_entry(pool->chunks.prev, struct zap_chunk, link);
+
+	for (unsigned int i = 0; i < CHUNK; i++)
+		list_unlink(&chunk->zaps[i].link);
+	list_unlink(&chunk->link);
+	pool->n_free -= CHUNK;
+	pool->n_zaps -= CHUNK;
+	free(chunk);
+}
+
+static void pool_destroy(struct zap_pool *pool)
+{
+	while (!list_is_empty(&pool->chunks))
+		pool_shrink(pool);
+	free(pool);
+}
+
 int zap_pool_new(struct zap_pool **ret_pool)
 {
 	struct zap_pool *pool;
@@ -63,18 +108,20 @@ int zap_pool_new(struct zap_pool **ret_pool)
 	if (!pool)
 		return -ENOMEM;
 	list_init(&pool->free);
-	for (unsigned int i = 0; i < POOL; i++) {
-		pool->zaps[i].pool = pool;
-		list_append(&pool->free, &pool->zaps[i].link);
+	list_init(&pool->chunks);
+	if (pool_grow(pool) < 0) {
+		free(pool);
+		return -ENOMEM;
 	}
-	pool->n_free = POOL;
 	*ret_pool = pool;
 	return 0;
 }
 
-bool zap_pool_has_room(const struct zap_pool *pool)
+bool zap_pool_has_room(struct zap_pool *pool)
 {
-	return pool->n_free > PEEK_HITS;
+	while (pool->n_free == pool->n_zaps && pool->n_zaps > CHUNK)
+		pool_shrink(pool);
+	return pool->n_free > PEEK_HITS || pool_grow(pool) == 0;
 }
 
 static struct zap *zap_get(struct zaps *z, struct zap_pool *pool, struct source_sink *sink,
@@ -109,8 +156,8 @@ static void zap_put(struct zaps *z, struct zap *zap)
 	list_unlink(&zap->link);
 	list_append(&pool->free, &zap->link);
 	pool->n_free++;
-	if (pool->orphan && pool->n_free == POOL)
-		free(pool);
+	if (pool->orphan && pool->n_free == pool->n_zaps)
+		pool_destroy(pool);
 }
 
 struct zaps *zaps_free(struct zaps *z)
@@ -354,10 +401,10 @@ struct zap_pool *zap_pool_free(struct zaps *z, struct zap_pool *pool)
 {
 	if (!pool)
 		return NULL;
-	for (unsigned int i = 0; i < POOL; i++) {
-		struct zap *zap = &pool->zaps[i];
+	list_for_each_safe(l, &z->active) {
+		struct zap *zap = list_entry(l, struct zap, link);
 
-		if (zap->state == ZAP_FREE)
+		if (zap->pool != pool)
 			continue;
 		if (!zap->traced) {
 			zap_put(z, zap);
@@ -369,8 +416,8 @@ struct zap_pool *zap_pool_free(struct zaps *z, struct zap_pool *pool)
 		zap->state = ZAP_SEIZED;
 		zap->sink = NULL;
 	}
-	if (pool->n_free == POOL)
-		free(pool);
+	if (pool->n_free == pool->n_zaps)
+		pool_destroy(pool);
 	else
 		pool->orphan = true;
 	return NULL;

@@ -31,8 +31,10 @@
  *						is stopped for a moment after a while.  Until
  *						then the range stays closed: slow, never wrong.
  *
- * Slots are allocated beforehand, for each target its own: nothing is allocated
- * while a target waits, and one that uses up its slots only holds up itself.
+ * Slots are there before the read, for each target its own: nothing is allocated
+ * between the read and what follows from it.  One call over many mappings sends an
+ * event for each of them, and its thread is stopped only after the last: so there must
+ * be as many slots.  A target that uses up all that it may have only holds up itself.
  */
 
 #include "source/peek.h"
@@ -65,8 +67,8 @@ void zap_prepare(struct zaps *zaps, struct zap_pool *pool, struct source_sink *s
 bool zap_begin(struct zaps *zaps, struct zap_pool *pool, struct source_sink *sink, pid_t pid,
 	       const struct event *ev, const struct peek_hit *hits, unsigned int n_hits);
 
-/* Are there slots for another one? */
-bool zap_pool_has_room(const struct zap_pool *pool);
+/* Are there slots for another one?  Before the read: makes some, if need be. */
+bool zap_pool_has_room(struct zap_pool *pool);
 
 /* A SIGCHLD came: look which traced threads stopped. */
 void zaps_reap(struct zaps *zaps);

@@ -207,6 +207,18 @@ struct mirror_ctx_stats {
 int mirror_ctx_get_stats(struct mirror_ctx *ctx, struct mirror_ctx_stats *ret_stats);
 
 /**
+ * mirror_query_consumer() - what the daemon knows of a consumer of a target
+ * @ctx: context
+ * @id: id of the target
+ * @index: 0 for the first, and so on
+ * @ret_info: information; @ret_info->size must be set by the caller
+ *
+ * Return: 0; -ESRCH behind the last one; -E2BIG; -EPIPE; -ECHILD.  Since 0.1.
+ */
+int mirror_query_consumer(struct mirror_ctx *ctx, uint32_t id, uint32_t index,
+			  struct mirror_consumer_info *ret_info);
+
+/**
  * mirror_daemon_get_stats() - read the daemon's counters
  * @ctx: context
  * @ret_stats: counters; @ret_stats->size must be set by the caller
@@ -347,6 +359,7 @@ int mirror_target_arm(struct mirror_target *target, uint64_t start, uint64_t end
 #define MIRROR_NOTIFIER_END		0x1 /* tell END too, not only START */
 #define MIRROR_NOTIFIER_FOLLOW_FORK	0x2 /* watch children of the target as well */
 #define MIRROR_NOTIFIER_FOLLOW_EXEC	0x4 /* go on after exec */
+#define MIRROR_NOTIFIER_FILL		0x8 /* keep the mirror table of the range filled */
 
 /**
  * struct mirror_notifier_ops - what a consumer does about a change

@@ -24,6 +24,13 @@
 #define PAGE 4096UL
 #define BLOCK (2UL << 20)	/* changes this far apart are told apart by a gate */
 
+/* Has the process threads that the test does not know of? */
+#ifdef __SANITIZE_THREAD__
+#define HAS_THREADS 1
+#else
+#define HAS_THREADS 0
+#endif
+
 #define ARRAY_LENGTH(_a) (sizeof(_a) / sizeof((_a)[0]))
 
 /* A check fails where it stands; these say the number. */

@@ -407,6 +407,61 @@ START_TEST(wait_interrupted)
 }
 END_TEST
 
+/* ---- a move that can be trusted ---- */
+
+static void note_move(struct mirror_notifier *n, const struct mirror_event *event, void *userdata)
+{
+	(void)n;
+	if (event->type == MIRROR_EVENT_REMAP)
+		*(struct mirror_event *)userdata = *event;
+}
+
+/* Moves the first page there and back; the flags of the second move. */
+static uint64_t move(const struct mirror_event *last)
+{
+	char *there = mem + SIZE / 2;
+
+	unmap(there, PAGE);
+	ck_assert_ptr_eq(mremap(mem, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, there), there);
+	ck_assert_ptr_eq(mremap(there, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, mem), mem);
+	settle(ctx);
+	ok(mirror_dispatch(ctx));
+	ck_assert_uint_eq(last->start, (uintptr_t)there);
+	ck_assert_uint_eq(last->arg.remap.to, (uintptr_t)mem);
+	return last->arg.remap.flags;
+}
+
+static void *stay(void *data)
+{
+	sem_wait(data);
+	return NULL;
+}
+
+START_TEST(remap_alone)
+{
+	struct mirror_notifier_ops ops = { .sz = sizeof(ops), .invalidate = note_move };
+	struct mirror_notifier *n;
+	struct mirror_event last;
+	pthread_t thread;
+	sem_t go;
+
+	setup();
+	ok(mirror_notifier_insert(&n, target, (uintptr_t)mem, (uintptr_t)mem + SIZE, &ops, &last));
+	/* a sanitizer's thread is one, too */
+	if (!HAS_THREADS)
+		ck_assert_uint_eq(move(&last), MIRROR_REMAP_ALONE);
+	sem_init(&go, 0, 0);
+	ck_assert_int_eq(pthread_create(&thread, NULL, stay, &go), 0);
+	ck_assert_uint_eq(move(&last), 0);
+	sem_post(&go);
+	pthread_join(thread, NULL);
+	/* it can be joined a moment before it is gone */
+	while (!HAS_THREADS && move(&last) != MIRROR_REMAP_ALONE)
+		sched_yield();
+	finish();
+}
+END_TEST
+
 static void fill(Suite *suite)
 {
 	TCase *tcase = harness_case(suite, "notifier");
@@ -424,6 +479,7 @@ static void fill(Suite *suite)
 	tcase_add_test(tcase, wait_wakes);
 	tcase_add_test(tcase, wait_never_misses);
 	tcase_add_test(tcase, wait_interrupted);
+	tcase_add_test(tcase, remap_alone);
 }
 
 int main(void)

@@ -41,6 +41,9 @@ static const struct {
 	{ MIRROR_OP_ARM, sizeof(struct mirror_arm), "ARM" },
 	{ MIRROR_OP_TARGET_INFO, sizeof(struct mirror_target_info), "TARGET_INFO" },
 	{ MIRROR_OP_STATS, sizeof(struct mirror_stats), "STATS" },
+	{ MIRROR_OP_TABLE, sizeof(struct mirror_table_get), "TABLE" },
+	{ MIRROR_OP_FILL, sizeof(struct mirror_fill), "FILL" },
+	{ MIRROR_OP_CONSUMER_INFO, sizeof(struct mirror_consumer_info), "CONSUMER_INFO" },
 };
 
 #define N_OPS	(sizeof(ops) / sizeof(ops[0]))
@@ -93,7 +96,7 @@ static void packets(void)
 	p.msg.size = UINT32_MAX;
 	same(answer_to(&p, 64, NULL, 0), -EBADMSG, "a head that says 4 GiB");
 
-	p.msg = (struct mirror_msg) { .size = sizeof(p.msg), .op = MIRROR_OP_STATS + 1 };
+	p.msg = (struct mirror_msg) { .size = sizeof(p.msg), .op = MIRROR_OP_CONSUMER_INFO + 1 };
 	same(answer_to(&p, sizeof(p.msg), NULL, 0), -ENOTTY, "the first unknown operation");
 	p.msg.op = UINT32_MAX;
 	same(answer_to(&p, sizeof(p.msg), NULL, 0), -ENOTTY, "the last unknown operation");

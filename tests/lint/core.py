@@ -18,7 +18,7 @@ FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-w", "-fno-stack-protector", "-c
 PURE = re.compile(r"(malloc|calloc|realloc|reallocarray|aligned_alloc|free"
                   r"|mem(cpy|move|set|cmp|chr)|str\w+|qsort\w*|bsearch|abort|__assert_fail"
                   r"|v?snprintf|__(mem|str)\w+_chk|_GLOBAL_OFFSET_TABLE_)$")
-IMPURE_COMMON = ("memfd", "procfs", "proto", "uffd", "shm")
+IMPURE_COMMON = ("memfd", "pagescan", "procfs", "proto", "uffd", "shm")
 
 
 def symbols(output, kinds):

@@ -14,6 +14,7 @@
 #include <mirror/uapi/gate.h>
 #include <mirror/uapi/ioctl.h>
 #include <mirror/uapi/ring.h>
+#include <mirror/uapi/table.h>
 
 #ifdef __cplusplus
 #  define _Static_assert static_assert
@@ -23,6 +24,7 @@
 #define OFFSET(_struct, _member, _n) \
 	_Static_assert(offsetof(struct _struct, _member) == (_n), #_struct "." #_member)
 #define VALUE(_name, _n) _Static_assert((_name) == (_n), #_name)
+
 
 SIZE(mirror_event, 64);
 OFFSET(mirror_event, seq, 0);
@@ -36,7 +38,7 @@ OFFSET(mirror_event, end, 32);
 OFFSET(mirror_event, arg, 40);
 OFFSET(mirror_event, arg.remap, 40);
 OFFSET(mirror_event, arg.remap.to, 40);
-OFFSET(mirror_event, arg.remap.__reserved, 48);
+OFFSET(mirror_event, arg.remap.flags, 48);
 OFFSET(mirror_event, arg.protection, 40);
 OFFSET(mirror_event, arg.protection.prot_new, 40);
 OFFSET(mirror_event, arg.protection.prot_old, 44);
@@ -169,7 +171,8 @@ OFFSET(mirror_target_info, published, 48);
 OFFSET(mirror_target_info, features, 56);
 OFFSET(mirror_target_info, guarantee, 64);
 OFFSET(mirror_target_info, comm, 80);
-OFFSET(mirror_target_info, __reserved, 96);
+OFFSET(mirror_target_info, table_bytes, 96);
+OFFSET(mirror_target_info, __reserved, 104);
 
 SIZE(mirror_stats, 136);
 OFFSET(mirror_stats, size, 0);
@@ -189,6 +192,39 @@ OFFSET(mirror_stats, refused, 80);
 OFFSET(mirror_stats, uptime_ns, 88);
 OFFSET(mirror_stats, rss_bytes, 96);
 OFFSET(mirror_stats, __reserved, 104);
+
+SIZE(mirror_table_get, 32);
+OFFSET(mirror_table_get, size, 0);
+OFFSET(mirror_table_get, flags, 4);
+OFFSET(mirror_table_get, target, 8);
+OFFSET(mirror_table_get, numa_node, 12);
+OFFSET(mirror_table_get, __reserved, 16);
+
+SIZE(mirror_fill, 64);
+OFFSET(mirror_fill, size, 0);
+OFFSET(mirror_fill, flags, 4);
+OFFSET(mirror_fill, target, 8);
+OFFSET(mirror_fill, refused, 12);
+OFFSET(mirror_fill, start, 16);
+OFFSET(mirror_fill, end, 24);
+OFFSET(mirror_fill, next, 32);
+OFFSET(mirror_fill, pages, 40);
+OFFSET(mirror_fill, __reserved, 48);
+
+SIZE(mirror_consumer_info, 104);
+OFFSET(mirror_consumer_info, size, 0);
+OFFSET(mirror_consumer_info, flags, 4);
+OFFSET(mirror_consumer_info, target, 8);
+OFFSET(mirror_consumer_info, index, 12);
+OFFSET(mirror_consumer_info, pid, 16);
+OFFSET(mirror_consumer_info, uid, 20);
+OFFSET(mirror_consumer_info, notifiers, 24);
+OFFSET(mirror_consumer_info, __reserved0, 28);
+OFFSET(mirror_consumer_info, published, 32);
+OFFSET(mirror_consumer_info, lost, 40);
+OFFSET(mirror_consumer_info, device_bytes, 48);
+OFFSET(mirror_consumer_info, comm, 56);
+OFFSET(mirror_consumer_info, __reserved, 72);
 
 SIZE(mirror_ring_hdr, 128);
 OFFSET(mirror_ring_hdr, magic, 0);
@@ -211,7 +247,25 @@ OFFSET(mirror_ring_cons, wait_gen, 4);
 OFFSET(mirror_ring_cons, acked_seq, 8);
 OFFSET(mirror_ring_cons, gate_waiters, 16);
 OFFSET(mirror_ring_cons, __reserved0, 20);
-OFFSET(mirror_ring_cons, __reserved1, 24);
+OFFSET(mirror_ring_cons, device_bytes, 24);
+OFFSET(mirror_ring_cons, __reserved1, 32);
+
+SIZE(mirror_table, 128);
+OFFSET(mirror_table, magic, 0);
+OFFSET(mirror_table, version, 4);
+OFFSET(mirror_table, state, 8);
+OFFSET(mirror_table, levels, 12);
+OFFSET(mirror_table, target, 16);
+OFFSET(mirror_table, n_nodes, 20);
+OFFSET(mirror_table, tags_off, 24);
+OFFSET(mirror_table, nodes_off, 32);
+OFFSET(mirror_table, size, 40);
+OFFSET(mirror_table, live, 48);
+OFFSET(mirror_table, __reserved, 56);
+
+SIZE(mirror_table_tag, 16);
+OFFSET(mirror_table_tag, gen, 0);
+OFFSET(mirror_table_tag, where, 8);
 
 VALUE(MIRROR_EVENT_NONE, 0x0);
 VALUE(MIRROR_EVENT_UNMAP, 0x1);
@@ -276,6 +330,7 @@ VALUE(MIRROR_EVENT_F_NEED_ACK, 0x20);
 VALUE(MIRROR_EVENT_F_MERGED, 0x40);
 VALUE(MIRROR_EVENT_F_LAST, 0x80);
 VALUE(MIRROR_EVENT_F_PHASE, 0x7);
+VALUE(MIRROR_REMAP_ALONE, 0x1);
 VALUE(MIRROR_EVENT_SOURCE_SHIFT, 0x8);
 VALUE(MIRROR_EVENT_SOURCE_MASK, 0xf00);
 VALUE(MIRROR_EVENT_GUARANTEE_SHIFT, 0xc);
@@ -294,6 +349,9 @@ VALUE(MIRROR_OP_NOTIFIER_REMOVE, 0x5);
 VALUE(MIRROR_OP_ARM, 0x6);
 VALUE(MIRROR_OP_TARGET_INFO, 0x7);
 VALUE(MIRROR_OP_STATS, 0x8);
+VALUE(MIRROR_OP_TABLE, 0x9);
+VALUE(MIRROR_OP_FILL, 0xa);
+VALUE(MIRROR_OP_CONSUMER_INFO, 0xb);
 VALUE(MIRROR_UAPI_VERSION, 0x1);
 VALUE(MIRROR_IOC_MAGIC, 0xe7);
 VALUE(MIRROR_MSG_MAX, 0x200);
@@ -317,7 +375,8 @@ VALUE(MIRROR_TARGET_DEAD, 0x2);
 VALUE(MIRROR_NOTIFIER_F_END, 0x1);
 VALUE(MIRROR_NOTIFIER_F_FOLLOW_FORK, 0x2);
 VALUE(MIRROR_NOTIFIER_F_FOLLOW_EXEC, 0x4);
-VALUE(MIRROR_NOTIFIER_F_KNOWN, 0x7);
+VALUE(MIRROR_NOTIFIER_F_FILL, 0x8);
+VALUE(MIRROR_NOTIFIER_F_KNOWN, 0xf);
 VALUE(MIRROR_TARGET_INFO_F_NEXT, 0x1);
 VALUE(MIRROR_IOC_INFO, 0xc060e700);
 VALUE(MIRROR_IOC_CHANNEL, 0xc030e701);
@@ -328,8 +387,41 @@ VALUE(MIRROR_IOC_NOTIFIER_REMOVE, 0xc020e705);
 VALUE(MIRROR_IOC_ARM, 0xc038e706);
 VALUE(MIRROR_IOC_TARGET_INFO, 0xc080e707);
 VALUE(MIRROR_IOC_STATS, 0xc088e708);
+VALUE(MIRROR_IOC_TABLE, 0xc020e709);
+VALUE(MIRROR_IOC_FILL, 0xc040e70a);
+VALUE(MIRROR_IOC_CONSUMER_INFO, 0xc068e70b);
 VALUE(MIRROR_RING_MAGIC, 0x474e524d);
 VALUE(MIRROR_RING_VERSION, 0x1);
 VALUE(MIRROR_RING_COMPAT, 0x1);
 VALUE(MIRROR_RING_F_OVERFLOW, 0x1);
 VALUE(MIRROR_RING_F_REVOKED, 0x2);
+VALUE(MIRROR_TABLE_MAGIC, 0x4254474d);
+VALUE(MIRROR_TABLE_VERSION, 0x1);
+VALUE(MIRROR_TABLE_NODE_SHIFT, 0x9);
+VALUE(MIRROR_TABLE_ENTRIES, 0x200);
+VALUE(MIRROR_TABLE_LEAF_LEVELS, 0x3);
+VALUE(MIRROR_TABLE_LIVE, 0x0);
+VALUE(MIRROR_TABLE_MOVED, 0x1);
+VALUE(MIRROR_ENTRY_VALID, 0x1);
+VALUE(MIRROR_ENTRY_LINK, 0x2);
+VALUE(MIRROR_ENTRY_FLAGS, 0xfff);
+VALUE(MIRROR_ENTRY_SHIFT, 0xc);
+VALUE(MIRROR_PTE_PRESENT, 0x4);
+VALUE(MIRROR_PTE_READ, 0x8);
+VALUE(MIRROR_PTE_WRITE, 0x10);
+VALUE(MIRROR_PTE_EXEC, 0x20);
+VALUE(MIRROR_PTE_WRITTEN, 0x40);
+VALUE(MIRROR_PTE_HUGE, 0x80);
+VALUE(MIRROR_PTE_FILE, 0x100);
+VALUE(MIRROR_PTE_SHARED, 0x200);
+VALUE(MIRROR_PTE_SWAPPED, 0x400);
+VALUE(MIRROR_PTE_ZERO, 0x800);
+VALUE(MIRROR_PTE_NODE_SHIFT, 0xc);
+VALUE(MIRROR_PTE_NODE_MASK, 0x3ff000);
+VALUE(MIRROR_DEVICE_READ, 0x4);
+VALUE(MIRROR_DEVICE_WRITE, 0x8);
+VALUE(MIRROR_DEVICE_EXEC, 0x10);
+VALUE(MIRROR_DEVICE_RIGHTS, 0x1c);
+VALUE(MIRROR_DEVICE_ACCESSED, 0x20);
+VALUE(MIRROR_DEVICE_DIRTY, 0x40);
+VALUE(MIRROR_DEVICE_USER, 0xf00);

@@ -101,6 +101,19 @@ def count_all(log, status, expected, output=""):
     return count
 
 
+def skip_lines(skips):
+    """One line for each test and reason; which subtests is in the log."""
+    groups = {}
+    for title, why in skips:
+        name, _, subtest = title.partition(": ")
+        groups.setdefault((name, why), []).append(subtest)
+    for (name, why), subtests in groups.items():
+        if len(subtests) > 1:
+            yield f"{name}: {len(subtests)} subtests: {why}"
+        else:
+            yield f"{name}: {subtests[0]}: {why}" if subtests[0] else f"{name}: {why}"
+
+
 def colour(number, text):
     return f"\033[{number}m{text}\033[0m" if sys.stdout.isatty() else text
 
@@ -113,8 +126,8 @@ def read(path):
 def main(stage, status, results, expected, output, tally):
     names = [line.strip() for line in read(expected).splitlines() if line.strip()]
     count = count_all(read(results), int(status), names, read(output))
-    for title, why in count.skips:
-        print(f"   {colour('33', 'skip')}  {stage}: {title}: {why}")
+    for line in skip_lines(count.skips):
+        print(f"   {colour('33', 'skip')}  {stage}: {line}")
     for title, lines in count.failures:
         print(f"   {colour('31', 'FAIL')}  {stage}: {title}")
         for line in lines:
@@ -152,6 +165,8 @@ def self_test():
         got = list(count_all(log, status, expected).numbers())
         print("ok " if got == wanted else "FAIL", number, got, "" if got == wanted else wanted)
         bad += got != wanted
+    assert list(skip_lines([("a: x", "no"), ("b", "no"), ("a: y", "no"), ("a: z", "off")])) == [
+        "a: 2 subtests: no", "b: no", "a: z: off"]
     assert reason({"stdout": "hello\nskip: no such thing\n"}) == "no such thing"
     assert reason({"stdout": "1..0 # SKIP nothing here\n"}) == "nothing here"
     return 1 if bad else 0

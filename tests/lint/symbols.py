@@ -51,8 +51,19 @@ def declared(root):
             continue
         text = re.sub(r"/\*.*?\*/", " ", lint.read(root, path), flags=re.S)
         text = re.sub(r"^\s*#(?:.*\\\n)*.*$", "", text, flags=re.M)
+        # what is inline is in nobody's library, but has its page
+        text = re.sub(r"^static inline.*?^\}", "", text, flags=re.S | re.M)
         text = re.sub(r"\{.*?^\}", "", text, flags=re.S | re.M)
         names.update(re.findall(r"\b(mirror_\w+)\s*\(", text))
+    return names
+
+
+def inline(root):
+    names = set()
+    for path in lint.files(root, ".h", under="include/mirror"):
+        text = re.sub(r"/\*.*?\*/", " ", lint.read(root, path), flags=re.S)
+        for head in re.findall(r"^static inline([^{]*)\{", text, re.M):
+            names.update(re.findall(r"\b(mirror_\w+)\s*\(", head))
     return names
 
 
@@ -71,7 +82,8 @@ def check_sets(root, names, imports):
     symbols = listed(root)
     yield from differences("exported", names, "in lib/libmirror.sym", symbols)
     yield from differences("declared in a header", declared(root), "in lib/libmirror.sym", symbols)
-    yield from differences("in lib/libmirror.sym", symbols, "in man/*.3", described(root))
+    yield from differences("in lib/libmirror.sym or inline", symbols | inline(root),
+                           "in man/*.3", described(root))
     for name in sorted(imports & FORBIDDEN):
         yield f"the library uses {name}()"
 
@@ -121,8 +133,14 @@ SAMPLES = [
            {"include/mirror/a.h": "int mirror_a(void);\n"}),
     sample("not listed", "good.c", "mirror_c: declared in a header, but not",
            {"include/mirror/c.h": "int mirror_c(void);\n"}),
-    sample("not described", "good.c", "mirror_b: in lib/libmirror.sym, but not in man",
+    sample("not described", "good.c", "mirror_b: in lib/libmirror.sym or inline, but not in man",
            {"man/mirror_b.3": None}),
+    sample("inline, not described", "good.c", "mirror_i: in lib/libmirror.sym or inline, but not",
+           {"include/mirror/i.h": "static inline int mirror_i(int i)\n{\n\treturn mirror_a();\n"
+                                  "}\n"}),
+    sample("inline", "good.c", None,
+           {"include/mirror/i.h": "static inline int mirror_i(int i)\n{\n\treturn mirror_a();\n"
+                                  "}\n", "man/mirror_i.3": ".so mirror_a.3\n"}),
     sample("describes nothing", "good.c", "mirror_c: in man/*.3, but not",
            {"man/mirror_c.3": ""}),
     sample("prints", "prints.c", "uses puts()"),

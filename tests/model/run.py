@@ -45,6 +45,15 @@ MODELS = {
         },
         "CALLS=3",
     ),
+    "move": (
+        [""],
+        {
+            "ALWAYS": "MOVED",
+            "NOW_ONLY": "MOVED",
+            "THEN_ONLY": "MOVED",
+        },
+        "CALLS=7",
+    ),
     "remove": (
         [""],
         {
@@ -75,6 +84,18 @@ MODELS = {
             "NO_PRODUCER_FENCE": HANG,
         },
         "CHANGES=5",
+    ),
+    "table": (
+        [""],
+        {
+            "NO_WHERE": "OWN",
+            "NO_RECHECK": "OWN",
+            "NO_ODD": "OWN",
+            "EVEN_FIRST": "OWN",
+            "NO_ZERO": "ALIVE",
+            "SAME_GEN": "OWN",
+        },
+        "STEPS=7",
     ),
     "wake": (
         [""],

@@ -7,12 +7,15 @@
  * what the test hands to the sink.
  */
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include "client.h"
 #include "manager.h"
 #include "procfs.h"
 #include "shm.h"
+#include "table-fill.h"
 #include "target.h"
 #include "uffd.h"
 #include "unit.h"
@@ -20,6 +23,7 @@
 /* Far from everything that is mapped. */
 #define A 0x200000000000ULL
 #define P PAGE_BYTES
+#define BLOCK (1ULL << GATE_STRIPE_SHIFT)
 
 struct scene {
 	struct manager m;
@@ -330,6 +334,139 @@ START_TEST(out_of_memory)
 }
 END_TEST
 
+/* ---- the mirror table ---- */
+
+#define RW (MIRROR_ENTRY_VALID | MIRROR_PTE_PRESENT | MIRROR_PTE_WRITE)
+
+/* What there was when the table was about to change. */
+static struct {
+	const struct scene *s;
+	void *memory;
+	size_t size;
+	unsigned int n;
+	uint64_t started, ended;
+	uint32_t seq, tail;
+} trap;
+
+static void trapped(int sig)
+{
+	const struct gate *gate = &trap.s->target->gate;
+	const struct mirror_gate_stripe *stripe;
+
+	(void)sig;
+	stripe = &gate->stripes[gate_index(A >> GATE_STRIPE_SHIFT, GATE_STRIPES)];
+	trap.n++;
+	trap.started = stripe->started;
+	trap.ended = stripe->ended;
+	trap.seq = gate->shm->seq;
+	trap.tail = trap.s->client->ring->hdr->tail;
+	mprotect(trap.memory, trap.size, PROT_READ | PROT_WRITE);
+}
+
+/* Four pages are known, and the next change of the table is noticed. */
+static void set_trap(const struct scene *s)
+{
+	struct sigaction act = { .sa_handler = trapped };
+	struct target_table *tt = s->target->table;
+
+	ck_assert_int_eq(table_enter(&tt->core, A, A + 4 * P, RW), 0);
+	trap.s = s;
+	trap.memory = tt->memory;
+	trap.size = tt->size;
+	trap.n = 0;
+	sigaction(SIGSEGV, &act, NULL);
+	ck_assert_int_eq(mprotect(trap.memory, trap.size, PROT_READ), 0);
+}
+
+static uint64_t entry_at(const struct scene *s, uint64_t address)
+{
+	return radix_get(&s->target->table->core.radix, address);
+}
+
+START_TEST(a_table_changes_inside_the_gate)
+{
+	struct notifier *n;
+	struct event ev;
+	struct scene s;
+
+	ck_assert_int_eq(scene_begin(&s, 16), 0);
+	ck_assert_int_eq(watch(&s, A, A + 4 * P, MIRROR_NOTIFIER_F_END, &n), 0);
+	ck_assert_int_eq(target_table_get(s.target, getuid(), 0), 0);
+	set_trap(&s);
+	happen(&s, MIRROR_EVENT_UNMAP, MIRROR_EVENT_F_POINT, A, A + P);
+	ck_assert_uint_eq(trap.n, 1);
+	ck_assert_uint_eq(trap.started, trap.ended + 1);
+	ck_assert_uint_eq(trap.seq & 1, 0);
+	ck_assert_uint_eq(trap.tail, 0);	/* no record can be seen yet */
+	ck_assert_uint_eq(stripe(&s, A).started, stripe(&s, A).ended);
+	ck_assert_uint_eq(s.client->ring->hdr->tail, 1);
+	ck_assert_uint_eq(entry_at(&s, A), 0);
+	ck_assert_uint_eq(entry_at(&s, A + P), RW);
+
+	set_trap(&s);
+	ev = happen(&s, MIRROR_EVENT_CLEAR, MIRROR_EVENT_F_START, A, A + P);
+	ck_assert(ev.needs_end);
+	ck_assert_uint_eq(trap.n, 1);
+	ck_assert_uint_eq(trap.started, trap.ended + 1);
+	ck_assert_uint_eq(trap.tail, 1);
+	set_trap(&s);
+	s.target->sink.ops->end(&s.target->sink, &ev);
+	ck_assert_uint_eq(trap.n, 1);
+	ck_assert_uint_eq(trap.started, trap.ended + 1);
+	ck_assert_uint_eq(trap.tail, 2);
+	ck_assert_uint_eq(stripe(&s, A).started, stripe(&s, A).ended);
+	ck_assert_uint_eq(entry_at(&s, A), 0);
+	scene_end(&s);
+}
+END_TEST
+
+START_TEST(a_table_changes_unwatched)
+{
+	struct notifier *n;
+	struct event ev;
+	struct scene s;
+
+	ck_assert_int_eq(scene_begin(&s, 16), 0);
+	ck_assert(!s.target->sink.ops->watches(&s.target->sink, A, A + P));
+	ev = happen(&s, MIRROR_EVENT_CLEAR, MIRROR_EVENT_F_START, A, A + P);
+	ck_assert(!ev.needs_end && s.target->unseen_clear);
+	ck_assert_int_eq(watch(&s, A + BLOCK, A + BLOCK + P, 0, &n), 0);
+	ck_assert_int_eq(target_table_get(s.target, getuid(), 0), 0);
+	ck_assert(s.target->sink.ops->watches(&s.target->sink, A, A + P));
+	set_trap(&s);
+	ev = happen(&s, MIRROR_EVENT_CLEAR, MIRROR_EVENT_F_START, A, A + P);
+	ck_assert_uint_eq(trap.n, 1);
+	ck_assert_uint_eq(trap.started, trap.ended);
+	ck_assert(ev.needs_end && !event_is_watched(&ev));
+	ck_assert_uint_eq(table_first_open(&s.target->table->core, 0, A + P), A);
+	s.target->sink.ops->end(&s.target->sink, &ev);
+	ck_assert_uint_eq(table_first_open(&s.target->table->core, 0, A + P), A + P);
+	ck_assert_uint_eq(stripe(&s, A).started, stripe(&s, A).ended);
+	ck_assert_uint_eq(s.client->ring->hdr->tail, 0);
+	scene_end(&s);
+}
+END_TEST
+
+START_TEST(a_fork_changes_a_table_before_the_gate_opens)
+{
+	struct event ev = change(MIRROR_EVENT_FORK, MIRROR_EVENT_F_POINT, 0, 0);
+	struct scene s;
+
+	ck_assert_int_eq(scene_begin(&s, 16), 0);
+	ck_assert_int_eq(target_table_get(s.target, getuid(), 0), 0);
+	set_trap(&s);
+	s.target->sink.ops->unknown(&s.target->sink);
+	s.target->sink.ops->fork(&s.target->sink, &ev, -1, 0);
+	ck_assert_uint_eq(trap.n, 1);
+	ck_assert_uint_eq(trap.seq & 1, 1);
+	ck_assert_uint_eq(s.target->gate.shm->seq & 1, 0);
+	ck_assert_uint_eq(entry_at(&s, A), RW & ~MIRROR_PTE_WRITE);
+	scene_end(&s);
+}
+END_TEST
+
 UNIT_MAIN("manager", a_watched_change, an_unwatched_change_moves_nothing,
 	  a_start_stays_open_until_its_end, a_release_survives_an_overflow,
-	  children_are_followed_when_asked, exec_is_survived_by_who_follows_it, out_of_memory)
+	  children_are_followed_when_asked, exec_is_survived_by_who_follows_it, out_of_memory,
+	  a_table_changes_inside_the_gate, a_table_changes_unwatched,
+	  a_fork_changes_a_table_before_the_gate_opens)

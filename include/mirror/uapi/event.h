@@ -46,9 +46,13 @@
  *	arg.owner.cookie is the consumer's own.
  * @MIRROR_EVENT_EXCLUSIVE: somebody takes the pages exclusively.  Contract: as
  *	MIGRATE.
- * @MIRROR_EVENT_REMAP: the range moved to arg.remap.to (mremap).  Contract: move
- *	translations, or treat as UNMAP.  An UNMAP of the old range follows
- *	unless the target asked for MREMAP_DONTUNMAP.
+ * @MIRROR_EVENT_REMAP: the range moved to arg.remap.to (mremap).  Contract: treat as
+ *	UNMAP, or move translations, if arg.remap.flags has MIRROR_REMAP_ALONE.
+ *	Changes that threads make side by side need not be told in the order in
+ *	which they happened: what was in the old range *before* can be told to go
+ *	after this, or what is at the new place *now* before this.  Of two
+ *	invalidations the order does not matter; of a move it does.  An UNMAP of
+ *	the old range follows unless the target asked for MREMAP_DONTUNMAP.
  * @MIRROR_EVENT_FORK: the target forked; arg.fork names the child.  The range is
  *	empty.  Contract: nothing for the parent.
  * @MIRROR_EVENT_FAULT: the target touched a page a consumer holds, and waits.
@@ -198,6 +202,9 @@ enum mirror_guarantee {
 #define MIRROR_EVENT_F_LAST		0x0080 /* nothing follows for this notifier */
 #define MIRROR_EVENT_F_PHASE		0x0007 /* mask */
 
+/* mirror_event.arg.remap.flags */
+#define MIRROR_REMAP_ALONE		0x1 /* no other thread changed memory meanwhile */
+
 /* mirror_event.flags also carries who told, and how strong that is. */
 #define MIRROR_EVENT_SOURCE_SHIFT	8
 #define MIRROR_EVENT_SOURCE_MASK	0x0f00
@@ -220,7 +227,7 @@ enum mirror_guarantee {
  * @start: first byte of the range
  * @end: first byte after the range
  * @arg: more, by @type; unused bytes are zero
- * @arg.remap.to: REMAP: new start of the range
+ * @arg.remap: REMAP: new start of the range, MIRROR_REMAP_*
  * @arg.protection: PROTECTION_VMA: PROT_* after and before; old is ~0 if unknown
  * @arg.owner.cookie: MIGRATE, EXCLUSIVE: who does it, 0 if unknown
  * @arg.fork: FORK: id of the child target, 0 if it is not followed, and its pid,
@@ -241,7 +248,7 @@ struct mirror_event {
 	union {
 		struct {
 			__u64	to;
-			__u64	__reserved;
+			__u64	flags;
 		} remap;
 		struct {
 			__u32	prot_new;

@@ -44,6 +44,9 @@ enum mirror_op {
 	MIRROR_OP_ARM			= 0x06,
 	MIRROR_OP_TARGET_INFO		= 0x07,
 	MIRROR_OP_STATS			= 0x08,
+	MIRROR_OP_TABLE			= 0x09,
+	MIRROR_OP_FILL			= 0x0a,
+	MIRROR_OP_CONSUMER_INFO		= 0x0b,
 };
 
 #define MIRROR_MSG_MAX		512	/* no packet is longer */
@@ -185,7 +188,8 @@ struct mirror_detach {
 #define MIRROR_NOTIFIER_F_END		0x1 /* tell END too, not only START */
 #define MIRROR_NOTIFIER_F_FOLLOW_FORK	0x2 /* watch children of the target as well */
 #define MIRROR_NOTIFIER_F_FOLLOW_EXEC	0x4 /* go on after exec */
-#define MIRROR_NOTIFIER_F_KNOWN		0x7
+#define MIRROR_NOTIFIER_F_FILL		0x8 /* keep the mirror table of the range filled */
+#define MIRROR_NOTIFIER_F_KNOWN		0xf
 
 /**
  * struct mirror_notifier_insert - watch a range
@@ -268,6 +272,7 @@ struct mirror_arm {
  * @features: out: MIRROR_FEAT_*
  * @guarantee: out: by event type
  * @comm: out: name of the process
+ * @table_bytes: out: memory of its mirror table, 0 if it has none
  */
 struct mirror_target_info {
 	__u32	size;
@@ -285,7 +290,8 @@ struct mirror_target_info {
 	__u64	features;
 	__u8	guarantee[16];
 	char	comm[16];
-	__u64	__reserved[4];
+	__u64	table_bytes;
+	__u64	__reserved[3];
 };
 
 /**
@@ -327,6 +333,81 @@ struct mirror_stats {
 	__u64	__reserved[4];
 };
 
+/**
+ * struct mirror_table_get - get the mirror table of a target
+ * @size: sizeof(struct mirror_table_get)
+ * @flags: must be 0
+ * @target: id of the target; the client must be attached to it
+ * @numa_node: 1 + node its memory should be on if it is made now, 0 for no preference
+ *
+ * The reply carries one descriptor, the table (uapi/table.h), sealed against writing.
+ */
+struct mirror_table_get {
+	__u32	size;
+	__u32	flags;
+	__u32	target;
+	__u32	numa_node;
+	__u64	__reserved[2];
+};
+
+/**
+ * struct mirror_fill - look at a range and enter it into the mirror table
+ * @size: sizeof(struct mirror_fill)
+ * @flags: must be 0
+ * @target: id of the target; the client must be attached to it
+ * @refused: out: mappings in the part done that cannot be watched: left empty
+ * @start: first byte, page aligned
+ * @end: first byte after the range, page aligned
+ * @next: out: first byte that was not done; the client asks again from there
+ * @pages: out: pages entered as present
+ *
+ * The range's mappings are registered first, as by struct mirror_arm.  EAGAIN while a
+ * change of @start is announced and not over.
+ */
+struct mirror_fill {
+	__u32	size;
+	__u32	flags;
+	__u32	target;
+	__u32	refused;
+	__u64	start;
+	__u64	end;
+	__u64	next;
+	__u64	pages;
+	__u64	__reserved[2];
+};
+
+/**
+ * struct mirror_consumer_info - one consumer of a target
+ * @size: sizeof(struct mirror_consumer_info)
+ * @flags: must be 0
+ * @target: id of the target
+ * @index: 0 for the first consumer, and so on; ESRCH behind the last
+ * @pid: out: its process
+ * @uid: out: its user
+ * @notifiers: out: its notifiers on this target
+ * @__reserved0: must be 0
+ * @published: out: records published to it, of all its targets
+ * @lost: out: of these, lost to overflow
+ * @device_bytes: out: bytes it has in device page tables, of all its targets, as it
+ *	says itself
+ * @comm: out: name of the process
+ */
+struct mirror_consumer_info {
+	__u32	size;
+	__u32	flags;
+	__u32	target;
+	__u32	index;
+	__s32	pid;
+	__u32	uid;
+	__u32	notifiers;
+	__u32	__reserved0;
+	__u64	published;
+	__u64	lost;
+	__u64	device_bytes;
+	char	comm[16];
+	__u64	__reserved[4];
+};
+
 #define MIRROR_IOC_INFO		_IOWR(MIRROR_IOC_MAGIC, 0x00, struct mirror_info)
 #define MIRROR_IOC_CHANNEL	_IOWR(MIRROR_IOC_MAGIC, 0x01, struct mirror_channel)
 #define MIRROR_IOC_ATTACH	_IOWR(MIRROR_IOC_MAGIC, 0x02, struct mirror_attach)
@@ -338,5 +419,9 @@ struct mirror_stats {
 #define MIRROR_IOC_ARM		_IOWR(MIRROR_IOC_MAGIC, 0x06, struct mirror_arm)
 #define MIRROR_IOC_TARGET_INFO	_IOWR(MIRROR_IOC_MAGIC, 0x07, struct mirror_target_info)
 #define MIRROR_IOC_STATS	_IOWR(MIRROR_IOC_MAGIC, 0x08, struct mirror_stats)
+#define MIRROR_IOC_TABLE	_IOWR(MIRROR_IOC_MAGIC, 0x09, struct mirror_table_get)
+#define MIRROR_IOC_FILL		_IOWR(MIRROR_IOC_MAGIC, 0x0a, struct mirror_fill)
+#define MIRROR_IOC_CONSUMER_INFO \
+	_IOWR(MIRROR_IOC_MAGIC, 0x0b, struct mirror_consumer_info)
 
 #endif /* MIRROR_UAPI_IOCTL_H */

@@ -96,6 +96,7 @@ struct mirror_ring_hdr {
  * @wait_gen: odd while the consumer sleeps or is about to
  * @acked_seq: every record up to this one has been acted upon
  * @gate_waiters: threads of the consumer that wait for a gate word
+ * @device_bytes: bytes in the consumer's device page tables, for people to see
  */
 struct mirror_ring_cons {
 	__u32	head;
@@ -103,7 +104,8 @@ struct mirror_ring_cons {
 	__u64	acked_seq;
 	__u32	gate_waiters;
 	__u32	__reserved0;
-	__u64	__reserved1[5];
+	__u64	device_bytes;
+	__u64	__reserved1[4];
 };
 
 #endif /* MIRROR_UAPI_RING_H */

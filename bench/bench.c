@@ -54,6 +54,18 @@ void must(int r, const char *what)
 		fail("%s: %s", what, strerror(-r));
 }
 
+void must_be_there(int r, const char *what)
+{
+	if (r == -ENOSYS)
+		skip("%s: %s", what, strerror(-r));
+	must(r, what);
+}
+
+void not_measured(const char *figure, int r)
+{
+	printf("not %s %s\n", figure, strerror(-r));
+}
+
 static void take_turn(const struct turn *turns, size_t n_turns, char *line)
 {
 	unsigned long count;

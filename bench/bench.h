@@ -12,6 +12,8 @@
  * "done WORD=NUMBER ...".  So all contestants of one comparison see the same
  * machine at (nearly) the same time, and the one whose turn it is not, sleeps.
  *
+ * A figure that cannot be had is answered with "not FIGURE REASON".
+ *
  * A program that cannot run says "skip REASON" instead of "ready".  One that
  * finds anything wrong says "fail REASON" and ends with 1.
  *
@@ -63,6 +65,10 @@ __attribute__((noreturn, format(printf, 1, 2))) void skip(const char *format, ..
 
 /* A call that cannot fail, unless the measurement is worth nothing. */
 void must(int r, const char *what);
+/* The same, but where there is no such thing (-ENOSYS) this contestant cannot run. */
+void must_be_there(int r, const char *what);
+/* This figure cannot be had here, @r says why; others can. */
+void not_measured(const char *figure, int r);
 
 /**
  * struct turn - one thing that a contestant can be asked to do

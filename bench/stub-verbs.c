@@ -32,12 +32,12 @@ static uint64_t n_registered, n_deregistered;
 
 uint64_t stub_registered(void)
 {
-	return n_registered;
+	return __atomic_load_n(&n_registered, __ATOMIC_RELAXED);
 }
 
 uint64_t stub_deregistered(void)
 {
-	return n_deregistered;
+	return __atomic_load_n(&n_deregistered, __ATOMIC_RELAXED);
 }
 
 int ibv_fork_init(void)
@@ -99,7 +99,7 @@ int ibv_query_device(struct ibv_context *c, struct ibv_device_attr *ret_attr)
 	(void)c;
 	*ret_attr = (struct ibv_device_attr) {
 		.max_mr_size = UINT64_MAX, .max_qp = 64, .max_qp_wr = 256, .max_sge = 8,
-		.max_cq = 64, .max_cqe = 1024, .max_mr = 1 << 20, .max_pd = 16,
+		.max_cq = 64, .max_cqe = 1024, .max_mr = 1 << 24, .max_pd = 16,
 		.max_srq = 16, .max_srq_wr = 256, .max_srq_sge = 8, .phys_port_cnt = 1,
 	};
 	return 0;
@@ -206,7 +206,7 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *start, size_t bytes, int acce
 	mr->context = pd->context;
 	mr->addr = start;
 	mr->length = bytes;
-	mr->lkey = mr->rkey = (uint32_t)++n_registered;
+	mr->lkey = mr->rkey = (uint32_t)__atomic_add_fetch(&n_registered, 1, __ATOMIC_RELAXED);
 	return mr;
 }
 
@@ -219,7 +219,7 @@ struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *start, size_t bytes, ui
 
 int ibv_dereg_mr(struct ibv_mr *mr)
 {
-	n_deregistered++;
+	__atomic_fetch_add(&n_deregistered, 1, __ATOMIC_RELAXED);
 	free(mr);
 	return 0;
 }

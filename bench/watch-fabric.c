@@ -11,78 +11,25 @@
  * cache reaches the device, see stub-verbs.c.
  */
 
-#include <rdma/fabric.h>
-#include <rdma/fi_domain.h>
-#include <rdma/fi_errno.h>
-#include <unistd.h>
+#include "fabric.h"
 #include "stub-verbs.h"
 #include "watch.h"
 
-#define ACCESS (FI_SEND | FI_RECV)
-
-static struct fid_fabric *fabric;
-static struct fid_domain *domain;
 static uint64_t n_armed;
 static void *other;	/* always cached */
-
-static void must_fi(long r, const char *what)
-{
-	if (r < 0)
-		fail("%s: %s", what, fi_strerror((int)-r));
-}
 
 /* Registers and closes at once: true if it was not in the cache. */
 static bool use(void *start, size_t bytes)
 {
 	uint64_t before = stub_registered();
-	struct fid_mr *mr;
 
-	must_fi(fi_mr_reg(domain, start, bytes, ACCESS, 0, 0, 0, &mr, NULL), "fi_mr_reg");
-	must_fi(fi_close(&mr->fid), "fi_close");
+	fabric_use(start, bytes);
 	return stub_registered() != before;
-}
-
-static void has_monitor(void)
-{
-	char path[64], name[64];
-
-	for (int fd = 0; fd < 256; fd++) {
-		ssize_t n;
-
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-		n = readlink(path, name, sizeof(name) - 1);
-		if (n > 0 && (name[n] = 0, strstr(name, "userfaultfd")))
-			return;
-	}
-	skip("libfabric did not open a userfaultfd");
 }
 
 static void fabric_start(char **argv)
 {
-	struct fi_info *hints = fi_allocinfo(), *info;
-	int r;
-
-	setenv("FI_PROVIDER", "verbs", 1);
-	setenv("FI_MR_CACHE_MONITOR", "userfaultfd", 1);
-	setenv("FI_VERBS_DGRAM_USE_NAME_SERVER", "0", 1);
-	setenv("FI_FORK_UNSAFE", "1", 1);	/* this program does not fork */
-	if (!hints)
-		fail("out of memory");
-	hints->fabric_attr->prov_name = strdup("verbs");
-	hints->ep_attr->type = FI_EP_DGRAM;
-	hints->caps = FI_MSG;
-	hints->mode = ~0ULL;
-	hints->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_ALLOCATED | FI_MR_PROV_KEY |
-				      FI_MR_VIRT_ADDR;
-	r = fi_getinfo(FI_VERSION(1, 17), NULL, NULL, 0, hints, &info);
-	if (r == -FI_ENODATA)
-		skip("libfabric has no verbs provider, or does not like our device");
-	must_fi(r, "fi_getinfo");
-	must_fi(fi_fabric(info->fabric_attr, &fabric, NULL), "fi_fabric");
-	/* The monitor's thread starts here, where we are. */
-	pin(cpu_at((int)option_number(argv, "reader", -1)));
-	must_fi(fi_domain(fabric, info, &domain, NULL), "fi_domain");
-	has_monitor();
+	fabric_open(cpu_at((int)option_number(argv, "reader", -1)));
 	other = map_pages(PAGE);
 	touch(other, PAGE);
 	use(other, PAGE);
@@ -126,7 +73,7 @@ static void fabric_stop(uint64_t n_changes)
 		     (unsigned long long)stub_registered());
 	printf(" registered=%llu deregistered=%llu version=%u",
 	       (unsigned long long)stub_registered(), (unsigned long long)stub_deregistered(),
-	       FI_MAJOR(fi_version()) * 1000 + FI_MINOR(fi_version()));
+	       fabric_version());
 }
 
 const struct watch watch_fabric = {

@@ -67,7 +67,7 @@ static void ask(struct mirror_device *device, unsigned long page)
 	r = mirror_device_translate(device, (uintptr_t)buffer + page * PAGE, MIRROR_DEVICE_WRITE,
 				    &range);
 	if (r < 0)
-		printf("    page %lu: %s\n", page, strerror(-r));
+		printf("    page %lu: %s\n", page, r == -ENOENT ? "not known" : strerror(-r));
 	else
 		printf("    page %lu: device address %#llx\n", page,
 		       (unsigned long long)range.address);

@@ -1,7 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A program that knows nothing of mirrord and changes its memory in every way
-that shows: run it under 'mirrorctl run'."""
+that shows: run it under 'mirrorctl run'.
+
+usage: target.py [PIDFILE FIFO]
+
+With arguments it has some memory, writes its pid to PIDFILE, and waits until somebody
+writes to FIFO: to look at it meanwhile."""
 
 import mmap
 import os
@@ -69,7 +74,24 @@ def churn():
         bytearray(8 << 20)
 
 
+def wait(pidfile, fifo):
+    """Half of one buffer is there, and every eighth page of another."""
+    dense = mmap.mmap(-1, 1024 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    dense[:512 * PAGE] = bytes(512 * PAGE)
+    sparse = mmap.mmap(-1, 1024 * PAGE)
+    for at in range(0, len(sparse), 8 * PAGE):
+        sparse[at] = 1
+    with open(pidfile + "~", "w", encoding="ascii") as file:
+        print(os.getpid(), file=file)
+    os.rename(pidfile + "~", pidfile)
+    with open(fifo, encoding="ascii") as file:
+        file.read()
+
+
 if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        wait(*sys.argv[1:])
+        sys.exit()
     change_mappings()
     make_child()
     run_program()

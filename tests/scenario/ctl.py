@@ -222,8 +222,8 @@ class Suite:
         with self.target() as t:
             t.do("storm")
             bad = []
-            for _ in range(20):
-                ran, said = self.json("verify", t.pid)
+            for i in range(20):
+                ran, said = self.json("verify", t.pid, *([span(t.anon, -100, 100)] if i else []))
                 if ran.returncode or said["different"]:
                     bad.append(ran)
             t.do("calm")

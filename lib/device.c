@@ -292,8 +292,27 @@ static int fill(struct mirror_device *device, uint64_t start, uint64_t end, uint
 	return 0;
 }
 
+/* Runs of @entries by which the device finds pages one after the other. */
+static int fill_pages(struct mirror_device *device, uint64_t start, uint64_t end,
+		      const uint64_t *entries)
+{
+	uint64_t n = (end - start) / PAGE_BYTES, next;
+	int r = 0;
+
+	for (uint64_t i = 0; r == 0 && i < n; i = next) {
+		for (next = i + 1; next < n && entries[i] && entries[next] ==
+		     entries[i] + (next - i) * PAGE_BYTES; next++)
+			;
+		if (entries[i])
+			r = fill(device, start + i * PAGE_BYTES, start + next * PAGE_BYTES,
+				 entries[i] | MIRROR_ENTRY_VALID);
+	}
+	return r;
+}
+
+/* By @entries, or if that is NULL from @entry on. */
 static int map_locked(struct mirror_device *device, uint64_t start, uint64_t end, uint64_t entry,
-		      uint64_t version)
+		      const uint64_t *entries, uint64_t version)
 {
 	int r;
 
@@ -307,7 +326,7 @@ static int map_locked(struct mirror_device *device, uint64_t start, uint64_t end
 		device->stats.retries++;
 		return ctx_is_dead(device->ctx) ? -EPIPE : -EAGAIN;
 	}
-	r = fill(device, start, end, entry);
+	r = entries ? fill_pages(device, start, end, entries) : fill(device, start, end, entry);
 	if (r == -ECHILD)
 		return r;
 	if (r < 0) {
@@ -331,7 +350,23 @@ MIRROR_PUBLIC int mirror_device_map(struct mirror_device *device, uint64_t start
 		return -EINVAL;
 	device_begin(device);
 	return device_end(device, map_locked(device, start, end,
-					     address | rights | MIRROR_ENTRY_VALID, version));
+					     address | rights | MIRROR_ENTRY_VALID, NULL,
+					     version));
+}
+
+MIRROR_PUBLIC int mirror_device_map_pages(struct mirror_device *device, uint64_t start,
+					  uint64_t end, const uint64_t *entries, uint64_t version)
+{
+	if (device_forked(device))
+		return -ECHILD;
+	if (!device_covers(device, start, end))
+		return -EINVAL;
+	for (uint64_t i = 0; i < (end - start) / PAGE_BYTES; i++)
+		if (entries[i] && (entries[i] & MIRROR_ENTRY_FLAGS & ~RIGHTS_KNOWN ||
+				   !(entries[i] & MIRROR_DEVICE_RIGHTS)))
+			return -EINVAL;
+	device_begin(device);
+	return device_end(device, map_locked(device, start, end, 0, entries, version));
 }
 
 MIRROR_PUBLIC int mirror_device_unmap(struct mirror_device *device, uint64_t start, uint64_t end)

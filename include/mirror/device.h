@@ -179,7 +179,8 @@ struct mirror_notifier *mirror_device_get_notifier(struct mirror_device *device)
  * @end: first byte after the range, page aligned
  * @address: device address of @start, page aligned; the rest follows it
  * @rights: MIRROR_DEVICE_READ, WRITE, EXEC, and USER bits
- * @version: of the mirror_read_begin() before the pages were looked up
+ * @version: of the mirror_read_begin() of this very range, before the pages were looked
+ *	up
  *
  * Replaces what is there: where it differs it is unmapped first.  Where it does not,
  * nobody is told, and what was marked there stays.
@@ -191,6 +192,24 @@ struct mirror_notifier *mirror_device_get_notifier(struct mirror_device *device)
 MIRROR_MUST_CHECK
 int mirror_device_map(struct mirror_device *device, uint64_t start, uint64_t end,
 		      uint64_t address, uint32_t rights, uint64_t version);
+
+/**
+ * mirror_device_map_pages() - add translations of pages that the device finds anywhere
+ * @device: device
+ * @start: first byte, page aligned
+ * @end: first byte after the range, page aligned
+ * @entries: for each page its device address, page aligned, and MIRROR_DEVICE_READ,
+ *	WRITE, EXEC and USER bits; 0 for a page that stays as it is
+ * @version: of the mirror_read_begin() or mirror_fault() of this very range
+ *
+ * As mirror_device_map() for each of them, but all or none: a version is good for its
+ * own range only, and not for parts of it.
+ *
+ * Return: as mirror_device_map().  Since 0.1.
+ */
+MIRROR_MUST_CHECK
+int mirror_device_map_pages(struct mirror_device *device, uint64_t start, uint64_t end,
+			    const uint64_t *entries, uint64_t version);
 
 /**
  * mirror_device_unmap() - drop translations

@@ -277,51 +277,18 @@ struct dmirror_queue *dmirror_queue_free(struct dmirror_queue *q)
 
 /* ---- driver: faults ---- */
 
-/*
- * A version is good for its own range only.  If that of the whole is good still after
- * the one of a part was taken, then nothing has changed until the latter.
- */
-static int version_of_part(struct dmirror_queue *q, const struct mirror_fault *whole,
-			   uint64_t start, uint64_t end, uint64_t *ret_version)
-{
-	struct mirror_notifier *notifier = mirror_device_get_notifier(q->dm->device);
-	int r;
-
-	*ret_version = whole->version;
-	if (start == whole->start && end == whole->done)
-		return 0;
-	r = mirror_read_begin(notifier, start, end, ret_version);
-	if (r < 0)
-		return r == -EFAULT ? -EAGAIN : r;
-	return mirror_read_retry(notifier, whole->start, whole->done, whole->version) ?
-	       -EAGAIN : 0;
-}
-
-/* Enters the pages that were faulted in, neighbours on the bus by one call. */
+/* Enters the pages that were faulted in: all that the version is good for, at once. */
 static int program(struct dmirror_queue *q, const struct mirror_fault *whole)
 {
-	uint64_t n = (whole->done - whole->start) / PAGE, first, i, start, end, version;
-	int r;
+	uint64_t n = (whole->done - whole->start) / PAGE;
 
-	for (first = 0; first < n; first = i) {
-		uint32_t rights = MIRROR_DEVICE_READ;
-
-		if (q->entries[first] & MIRROR_PTE_WRITE)
-			rights |= MIRROR_DEVICE_WRITE;
-		for (i = first + 1; i < n; i++)
-			if (q->addresses[i] != q->addresses[first] + (i - first) * PAGE ||
-			    (q->entries[i] ^ q->entries[first]) & MIRROR_PTE_WRITE)
-				break;
-		start = whole->start + first * PAGE;
-		end = whole->start + i * PAGE;
-		r = version_of_part(q, whole, start, end, &version);
-		if (r == 0)
-			r = mirror_device_map(q->dm->device, start, end, q->addresses[first],
-					      rights, version);
-		if (r < 0)
-			return r;
+	for (uint64_t i = 0; i < n; i++) {
+		q->addresses[i] |= MIRROR_DEVICE_READ;
+		if (q->entries[i] & MIRROR_PTE_WRITE)
+			q->addresses[i] |= MIRROR_DEVICE_WRITE;
 	}
-	return 0;
+	return mirror_device_map_pages(q->dm->device, whole->start, whole->done, q->addresses,
+				       whole->version);
 }
 
 static int fault_once(struct dmirror_queue *q, uint64_t start, uint64_t end, uint32_t flags)

@@ -308,7 +308,7 @@ int main(int argc, char **argv)
 
 	test_begin(argc, argv, 120, 280);
 	walks = test_is_full() ? 100000000 : 1000000;
-	turns = test_is_full() ? 5000 : 300;
+	turns = test_is_full() ? 1500 : 300;
 	stage = mmap(NULL, sizeof(*stage), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		     -1, 0);
 	base = mmap(NULL, (PAGES + 1) * APART, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

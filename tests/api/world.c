@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/file.h>
 #include "world.h"
 
 const char world_byte[W_PAGES] = {
@@ -149,4 +150,36 @@ void not_tested(const char *what, const char *why)
 {
 	printf("# SKIP %s: %s\n", what, why);
 	fflush(stdout);
+}
+
+/* By how many the pool grew.  Others do the same: each takes back what it added. */
+static long pool_add(long by)
+{
+	char text[32] = "";
+	long before = 0, after = 0;
+	int fd = open("/proc/sys/vm/nr_hugepages", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return 0;
+	flock(fd, LOCK_EX);	/* until it is closed */
+	if (pread(fd, text, sizeof(text) - 1, 0) > 0) {
+		before = after = strtol(text, NULL, 10);
+		snprintf(text, sizeof(text), "%ld\n", before + by);
+		if (pwrite(fd, text, strlen(text), 0) > 0 &&
+		    pread(fd, text, sizeof(text) - 1, 0) > 0)
+			after = strtol(text, NULL, 10);
+	}
+	close(fd);
+	return after - before;
+}
+
+char *hugetlb_page(void)
+{
+	long added = pool_add(1);
+	char *p;
+
+	p = mmap(NULL, BLOCK, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << 26 /* MAP_HUGE_SHIFT */, -1, 0);
+	pool_add(-added);	/* the page goes when the mapping does */
+	return p == MAP_FAILED ? NULL : p;
 }

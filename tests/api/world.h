@@ -48,3 +48,6 @@ struct mirror_fault fault_of(const void *p, size_t size, uint32_t flags, uint64_
 bool is_good(struct mirror_notifier *notifier, const struct mirror_fault *fault);
 /* Says on the output that something was not tested. */
 void not_tested(const char *what, const char *why);
+
+/* Touched by nobody yet, of the kernel's pool; NULL if there is none to be had. */
+char *hugetlb_page(void);

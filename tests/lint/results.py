@@ -51,6 +51,9 @@ def count_tap(count, name, entry):
     if not re.search(r"^1\.\.[1-9]", stdout, re.M):
         return False
     failed = len(count.failures)
+    # part of a subtest that passed otherwise
+    for what, why in re.findall(r"^# SKIP ([^:\n]+): (.*)$", stdout, re.M):
+        count.skips.append((f"{name}: {what}", why))
     for bad, number, title, directive, why in TAP.findall(stdout):
         title = f"{name}: {title.strip() or number}"
         if directive.upper() == "SKIP":
@@ -148,6 +151,7 @@ SAMPLES = [
     (entry("a", "TIMEOUT"), 1, ["a"], 0, 1, 0),
     (entry("a", "SKIP", "skip: no such thing\n", 77), 0, ["a"], 0, 0, 1),
     (entry("a", "OK", "1..3\nok 1 - x\nok 2 # SKIP y\nok 3\n"), 0, ["a"], 2, 0, 1),
+    (entry("a", "OK", "# SKIP part of it: no such thing\nok 1 - x\n1..1\n"), 0, ["a"], 1, 0, 1),
     (entry("a", "FAIL", "1..2\nok 1 - x\nnot ok 2 - y\n", 0), 1, ["a"], 1, 1, 0),
     (entry("a", "ERROR", "1..2\nok 1 - x\n", 139), 1, ["a"], 1, 1, 0),
     (entry("a", "SKIP", "1..0 # SKIP nothing here\n"), 0, ["a"], 0, 0, 1),

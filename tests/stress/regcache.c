@@ -179,9 +179,9 @@ static void *map_thread(void *data)
 		atomic_fetch_add(&n_replaced, 1);
 		while (atomic_load(&gone[i]) != atomic_load(&asked[i]))
 			sched_yield();
-		/* nor more changes than twice as many: then no get would find anything */
-		while (atomic_load(&n_replaced) * GETS_PER_CHANGE / 2 >
-		       atomic_load(&n_gets) + 10 * GETS_PER_CHANGE && !atomic_load(&stop))
+		/* nor many more changes: then no get would find anything */
+		while (atomic_load(&n_replaced) * GETS_PER_CHANGE >
+		       atomic_load(&n_gets) + 20 * GETS_PER_CHANGE && !atomic_load(&stop))
 			sched_yield();
 	}
 	return NULL;

@@ -258,7 +258,8 @@ static void one_after_the_other(uint32_t flags, unsigned int rounds)
 			compare(&tlb, i, dice(2));
 	}
 	ok(mirror_device_get_stats(device, &stats));
-	ck_assert_uint_gt(stats.moves, 0);
+	if (!HAS_THREADS)	/* they could have changed memory meanwhile */
+		ck_assert_uint_gt(stats.moves, 0);
 	ck_assert_uint_gt(stats.reactions[MIRROR_REACTION_FREE], 0);
 	finish();
 }

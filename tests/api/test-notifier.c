@@ -458,6 +458,7 @@ START_TEST(remap_alone)
 	/* it can be joined a moment before it is gone */
 	while (!HAS_THREADS && move(&last) != MIRROR_REMAP_ALONE)
 		sched_yield();
+	mirror_notifier_remove(n);
 	finish();
 }
 END_TEST

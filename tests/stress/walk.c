@@ -320,8 +320,8 @@ int main(int argc, char **argv)
 	daemon_init(&d);
 	daemon_start(&d, NULL);
 	another_process(walks, turns);
-	same_process(walks / 5, turns, false);
-	same_process(walks / 5, turns, true);
+	same_process(walks / 10, turns, false);
+	same_process(walks / 10, turns, true);
 	same(daemon_stop(&d), 0, "the daemon ends well");
 	return test_end();
 }

@@ -152,7 +152,7 @@ void uffd_source_set_pid(struct uffd_source *s, pid_t pid, pid_t skip_tid, bool 
 	s->pid = pid;
 	s->can_peek = peek && peek_init(&s->peek, pid) == 0;
 	peek_skip(&s->peek, skip_tid);
-	if (s->can_peek)
+	if (s->can_peek && !s->n_events)
 		peek_prime(&s->peek);
 	if (arm_init(&s->arm, pid, s->fd) < 0)
 		s->arm.maps_fd = -1;

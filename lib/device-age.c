@@ -16,7 +16,8 @@ static int check(const struct mirror_device *device, uint64_t start, uint64_t en
 	return device_covers(device, start, end) ? 0 : -EINVAL;
 }
 
-static int test(struct mirror_device *device, uint64_t start, uint64_t end, uint64_t flags)
+static int test(struct mirror_device *device, uint64_t start, uint64_t end, uint64_t flags,
+		bool and_clear)
 {
 	int r;
 
@@ -24,21 +25,8 @@ static int test(struct mirror_device *device, uint64_t start, uint64_t end, uint
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&device->lock);
-	r = radix_test(&device->radix, start, end, flags);
-	pthread_mutex_unlock(&device->lock);
-	return r;
-}
-
-static int test_and_clear(struct mirror_device *device, uint64_t start, uint64_t end,
-			  uint64_t flags)
-{
-	int r;
-
-	r = check(device, start, end);
-	if (r < 0)
-		return r;
-	pthread_mutex_lock(&device->lock);
-	r = radix_unmark(&device->radix, start, end, flags);
+	r = and_clear ? radix_unmark(&device->radix, start, end, flags) :
+			radix_test(&device->radix, start, end, flags);
 	pthread_mutex_unlock(&device->lock);
 	return r;
 }
@@ -62,25 +50,25 @@ MIRROR_PUBLIC int mirror_device_mark(struct mirror_device *device, uint64_t star
 MIRROR_PUBLIC int mirror_device_test_young(struct mirror_device *device, uint64_t start,
 					   uint64_t end)
 {
-	return test(device, start, end, MIRROR_DEVICE_ACCESSED);
+	return test(device, start, end, MIRROR_DEVICE_ACCESSED, false);
 }
 
 MIRROR_PUBLIC int mirror_device_clear_young(struct mirror_device *device, uint64_t start,
 					    uint64_t end)
 {
-	return test_and_clear(device, start, end, MIRROR_DEVICE_ACCESSED);
+	return test(device, start, end, MIRROR_DEVICE_ACCESSED, true);
 }
 
 MIRROR_PUBLIC int mirror_device_test_dirty(struct mirror_device *device, uint64_t start,
 					   uint64_t end)
 {
-	return test(device, start, end, MIRROR_DEVICE_DIRTY);
+	return test(device, start, end, MIRROR_DEVICE_DIRTY, false);
 }
 
 MIRROR_PUBLIC int mirror_device_clear_dirty(struct mirror_device *device, uint64_t start,
 					    uint64_t end)
 {
-	return test_and_clear(device, start, end, MIRROR_DEVICE_DIRTY);
+	return test(device, start, end, MIRROR_DEVICE_DIRTY, true);
 }
 
 MIRROR_PUBLIC int mirror_device_for_each(struct mirror_device *device, uint64_t start,

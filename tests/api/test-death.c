@@ -289,7 +289,7 @@ START_TEST(fork_child)
 	peer_start(&peer, in_child);
 	ck_assert_uint_eq(peer_hear(&peer), 1);
 	peer_end(&peer);
-	/* the parent has noticed nothing; of the fork itself the gate told until it was dealt with */
+	/* the parent has noticed nothing; the fork itself was told at the gate for a moment */
 	settle(ctx);
 	ck_assert_int_eq(retry(notifier, mem, SIZE, version), 0);
 	unmap(mem, PAGE);

@@ -350,7 +350,7 @@ static void scribbled(void)
 	same((long long)info.notifiers, 1, "its notifiers are counted");
 	if (pthread_create(&thread, NULL, scribble, cons))
 		bail("thread");
-	for (unsigned int turn = 0; turn < (test_is_full() ? 20000U : 500U); turn++) {
+	for (unsigned long turn = 0; turn < (test_size(500, 4000, 20000)); turn++) {
 		unsigned int at = (unsigned int)rnd(60), n = 1 + (unsigned int)rnd(4);
 
 		if (turn % 3 == 0)

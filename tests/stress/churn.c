@@ -208,7 +208,7 @@ int main(int argc, char **argv)
 	unsigned int rounds, failed[N_ENDS] = { 0 };
 
 	test_begin(argc, argv, 120, 280);
-	rounds = test_is_full() ? 100 : 8;
+	rounds = (unsigned int)test_size(8, 25, 100);
 	daemon_init(&d);
 	daemon_start(&d, NULL);
 	lanes = lanes_new(1, 1);

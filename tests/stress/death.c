@@ -243,6 +243,6 @@ int main(int argc, char **argv)
 	lanes = lanes_new(4, 0);
 	stop_and_go_on();
 	lanes = lanes_new(SINGLES, PAIRS);
-	deaths(test_is_full() ? 200 : 20);
+	deaths((unsigned int)test_size(20, 50, 200));
 	return test_end();
 }

@@ -24,7 +24,7 @@
 #define READY_MS	20000
 #define STOP_MS		20000
 
-static bool full;
+static enum { QUICK, SOME, FULL } size;
 static unsigned int n_tests, n_failed;
 static uint64_t seed;
 static pid_t children[CHILDREN_MAX];
@@ -121,11 +121,14 @@ void test_begin(int argc, char **argv, unsigned int quick_seconds, unsigned int 
 	struct timespec ts;
 
 	for (int i = 1; i < argc; i++) {
-		if (strcmp(argv[i], "--full")) {
-			fprintf(stderr, "usage: %s [--full]\n", argv[0]);
+		if (!strcmp(argv[i], "--some")) {
+			size = SOME;
+		} else if (!strcmp(argv[i], "--full")) {
+			size = FULL;
+		} else {
+			fprintf(stderr, "usage: %s [--some|--full]\n", argv[0]);
 			exit(2);
 		}
-		full = true;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	clock_gettime(CLOCK_REALTIME, &ts);
@@ -134,12 +137,12 @@ void test_begin(int argc, char **argv, unsigned int quick_seconds, unsigned int 
 	seed |= 1;
 	setrlimit(RLIMIT_CORE, &none);
 	signal(SIGPIPE, SIG_IGN);
-	become_guarded(full ? full_seconds : quick_seconds);
+	become_guarded(size == FULL ? full_seconds : quick_seconds);
 }
 
-bool test_is_full(void)
+unsigned long test_size(unsigned long quick, unsigned long some, unsigned long full)
 {
-	return full;
+	return size == QUICK ? quick : size == SOME ? some : full;
 }
 
 int test_end(void)

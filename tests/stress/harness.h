@@ -16,9 +16,10 @@
 
 #define PAGE		4096UL
 
-/* Starts the watchdog.  @argv may hold --full; MIRROR_SEED sets the random seed. */
+/* Starts the watchdog.  @argv may hold --some or --full; MIRROR_SEED sets the random seed. */
 void test_begin(int argc, char **argv, unsigned int quick_seconds, unsigned int full_seconds);
-bool test_is_full(void);
+/* How much of something, by the size that was asked for. */
+unsigned long test_size(unsigned long quick, unsigned long some, unsigned long full);
 /* The plan, and the exit status. */
 int test_end(void);
 

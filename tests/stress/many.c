@@ -314,13 +314,8 @@ int main(int argc, char **argv)
 		     -1, 0);
 	if (pages == MAP_FAILED)
 		bail("mmap");
-	if (test_is_full()) {
-		consumers(64, 1000);
-		targets(200);
-	} else {
-		consumers(16, 200);
-		targets(40);
-	}
+	consumers((unsigned int)test_size(16, 64, 64), (unsigned int)test_size(200, 500, 1000));
+	targets((unsigned int)test_size(40, 100, 200));
 	same(daemon_stop(&d), 0, "the daemon ends well");
 	return test_end();
 }

@@ -182,7 +182,7 @@ int main(int argc, char **argv)
 	void *bad;
 
 	test_begin(argc, argv, 120, 290);
-	changes = test_is_full() ? 1000000 : 50000;
+	changes = test_size(50000, 200000, 1000000);
 	daemon_init(&d);
 	daemon_start(&d, NULL);
 	memfd = memfd_create("overflow", MFD_CLOEXEC);

@@ -304,7 +304,7 @@ static void attach(void)
 
 static void run(struct user *users)
 {
-	uint64_t end = now_ms() + (test_is_full() ? 280000 : 100000);
+	uint64_t end = now_ms() + test_size(100000, 100000, 280000);
 	uint64_t random = rnd(UINT64_MAX);
 	pthread_t storm[2];
 
@@ -334,7 +334,7 @@ int main(int argc, char **argv)
 	struct mirror_regcache_stats s = { .sz = sizeof(s) };
 
 	test_begin(argc, argv, 120, 295);
-	atomic_store(&n_wanted, test_is_full() ? 10000000 : 200000);
+	atomic_store(&n_wanted, test_size(200000, 1000000, 10000000));
 	daemon_init(&d);
 	daemon_start(&d, NULL);
 	prepare();

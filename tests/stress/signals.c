@@ -63,7 +63,7 @@ int main(int argc, char **argv)
 	int r;
 
 	test_begin(argc, argv, 90, 280);
-	turns = test_is_full() ? 200000 : 10000;
+	turns = test_size(10000, 40000, 200000);
 	sigaction(SIGPROF, &action, NULL);
 	daemon_init(&d);
 	daemon_start(&d, NULL);
@@ -80,7 +80,7 @@ int main(int argc, char **argv)
 			nap_ms(1);
 		timers[i] = profile(lanes->lane[i].tid);
 	}
-	end = now_ms() + (test_is_full() ? 240000 : 60000);
+	end = now_ms() + test_size(60000, 60000, 240000);
 	while (lanes_turns(lanes) < turns && !lanes_error(lanes, 0) && now_ms() < end)
 		nap_ms(5);
 	ok(lanes_turns(lanes) >= turns, "%llu turns", (unsigned long long)turns);

@@ -140,7 +140,7 @@ int main(int argc, char **argv)
 	uint64_t at;
 
 	test_begin(argc, argv, 120, 250);
-	changes = test_is_full() ? 500000 : 20000;
+	changes = test_size(20000, 100000, 500000);
 	daemon_init(&d);
 	daemon_start(&d, NULL);
 	quiet = mmap(NULL, 2 * DISTANCE, PROT_READ | PROT_WRITE,

@@ -440,7 +440,7 @@ static void run_round(struct mirror_ctx *ctx, struct mirror_target *target, bool
 static void storm(struct mirror_ctx *ctx, struct mirror_target *target)
 {
 	uint64_t at = (uintptr_t)arenas, begun = now_ms();
-	unsigned int n = test_is_full() ? 1000 : 20, i;
+	unsigned int n = (unsigned int)test_size(20, 200, 1000), i;
 	struct check check = CHECK_NULL;
 	unsigned long n_forks = 0;
 	struct sums sums = { 0 };

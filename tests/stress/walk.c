@@ -38,6 +38,7 @@
 #define PACE		400UL	/* walks for each turn, at least */
 #define BATCH		64UL
 #define SECONDS_QUICK	60
+#define SECONDS_FULL	250
 
 enum kind { KIND_ANON, KIND_HOLE, KIND_READ_ONLY, KIND_SHARED, KIND_CLEARED, KINDS };
 
@@ -176,17 +177,18 @@ static void judge(struct sums *sums, uint64_t entry, enum kind kind, unsigned in
 static void read_all(const struct mirror_table *table, struct mirror_notifier *n,
 		     unsigned long walks, unsigned long turns, struct sums *sums)
 {
-	uint64_t version[PAGES] = { 0 }, at, entry, end = now_ms() + SECONDS_QUICK * 1000;
+	uint64_t version[PAGES] = { 0 }, at, entry, end;
 	bool good[PAGES] = { false };
 	unsigned long turn;
 	unsigned int shift;
 
+	end = now_ms() + test_size(SECONDS_QUICK, SECONDS_QUICK, SECONDS_FULL) * 1000;
 	for (unsigned int page = 0; sums->walks < walks || atomic_load(&stage->turn) / 2 < turns;
 	     page = (page + 1) % PAGES) {
 		at = (uintptr_t)base + page * APART;
 		if (++sums->walks % BATCH == 0) {
 			atomic_fetch_add(&stage->n_walks, BATCH);
-			if (!test_is_full() && sums->walks % 65536 == 0 && now_ms() > end)
+			if (sums->walks % 65536 == 0 && now_ms() > end)
 				break;
 		}
 		turn = atomic_load_explicit(&stage->turn, memory_order_acquire);
@@ -307,8 +309,8 @@ int main(int argc, char **argv)
 	unsigned long walks, turns;
 
 	test_begin(argc, argv, 120, 280);
-	walks = test_is_full() ? 100000000 : 1000000;
-	turns = test_is_full() ? 1500 : 300;
+	walks = test_size(1000000, 20000000, 100000000);
+	turns = test_size(300, 500, 1500);
 	stage = mmap(NULL, sizeof(*stage), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		     -1, 0);
 	base = mmap(NULL, (PAGES + 1) * APART, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

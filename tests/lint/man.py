@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Manual pages are clean for mandoc, and say what everybody looks for.
+"""Manual pages are clean for mandoc and for man, and say what everybody looks for.
 
 usage: man.py ROOT | --self-test
 """
+import concurrent.futures
 import os
 import re
 import shutil
 import sys
+import tempfile
 
 import lint
 
 SECTIONS = {
     "1": ["NAME", "SYNOPSIS", "DESCRIPTION", "SEE ALSO"],
     "3": ["NAME", "SYNOPSIS", "DESCRIPTION", "RETURN VALUE", "SEE ALSO"],
+    "4": ["NAME", "SYNOPSIS", "DESCRIPTION", "FILES", "SEE ALSO"],
+    "5": ["NAME", "DESCRIPTION", "SEE ALSO"],
     "7": ["NAME", "DESCRIPTION", "SEE ALSO"],
     "8": ["NAME", "SYNOPSIS", "DESCRIPTION", "SEE ALSO"],
 }
@@ -22,8 +26,30 @@ IGNORED = re.compile(r"referenced manual not found|cross reference to self|missi
                      r"|operating system explicitly|unterminated quoted argument: Os")
 
 
+def render(tree, page):
+    """What man has to say when it shows the page; an alias is found as installed."""
+    path = os.path.join(tree, f"man{page[-1]}", page)
+    return lint.run("sh", "-c", 'cd "$0" && man --warnings -E UTF-8 -Tutf8 -Z -l "$1" 2>&1 >/dev/null',
+                    tree, path, env={**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "80"})[1]
+
+
+def rendered(root, paths):
+    with tempfile.TemporaryDirectory() as tree:
+        for path in paths:
+            folder = os.path.join(tree, f"man{path[-1]}")
+            os.makedirs(folder, exist_ok=True)
+            shutil.copy(os.path.join(root, path), folder)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            said = pool.map(lambda path: render(tree, os.path.basename(path)), paths)
+            for path, lines in zip(paths, said):
+                for line in lines.splitlines():
+                    yield f"{path}: man says: {line.replace(tree + '/', '')}"
+
+
 def check(root):
-    for path in lint.files(root, *(f".{s}" for s in SECTIONS), under="man"):
+    paths = list(lint.files(root, *(f".{s}" for s in SECTIONS), under="man"))
+    yield from rendered(root, paths)
+    for path in paths:
         text = lint.read(root, path)
         alias = re.match(r"\.so man\d/(\S+)\n$", text)
         if alias:
@@ -59,11 +85,13 @@ SAMPLES = [
                 "no RETURN VALUE"),
     lint.Sample("unknown macro", {"man/a.3": PAGE + ".XYZ\n"}, "XYZ"),
     lint.Sample("unclosed", {"man/a.3": PAGE + ".RS\ntext\n"}, "RS"),
+    lint.Sample("bad for man", {"man/a.3": PAGE + "A\\ B" * 40 + "\n"}, "man says"),
     lint.Sample("broken alias", {"man/b.3": ".so man3/a.3\n"}, "a.3 is not there"),
 ]
 
 if __name__ == "__main__":
-    if not shutil.which("mandoc"):
-        print("skip: mandoc is not installed")
-        sys.exit(77)
+    for tool in ("mandoc", "man"):
+        if not shutil.which(tool):
+            print(f"skip: {tool} is not installed")
+            sys.exit(77)
     lint.main(check, SAMPLES)

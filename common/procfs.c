@@ -279,6 +279,50 @@ static const char *status_line(pid_t pid, const char *key, char *buf, size_t siz
 	return p ? p + strlen(key) : NULL;
 }
 
+static bool parse_ids(const char *line, const char *key, uint32_t ret_ids[3])
+{
+	size_t n = strlen(key);
+
+	return !strncmp(line, key, n) &&
+	       sscanf(line + n, "%u %u %u", &ret_ids[0], &ret_ids[1], &ret_ids[2]) == 3;
+}
+
+static bool parse_caps(const char *line, const char *key, uint64_t *ret_caps)
+{
+	size_t n = strlen(key);
+	unsigned long long caps;
+
+	if (strncmp(line, key, n) || sscanf(line + n, "%llx", &caps) != 1)
+		return false;
+	*ret_caps = caps;
+	return true;
+}
+
+int proc_creds_read(pid_t pid, struct proc_creds *ret_creds)
+{
+	_cleanup_(freep) char *line = NULL;
+	unsigned int found = 0;
+	struct proc_creds c;
+	char path[64];
+	size_t size = 0;
+	FILE *f;
+
+	proc_path(path, sizeof(path), pid, 0, "status");
+	f = fopen(path, "re");
+	if (!f)
+		return errno == ENOENT ? -ESRCH : -errno;
+	/* by lines: that of the groups can be of any length */
+	while (getline(&line, &size, f) > 0)
+		found += parse_ids(line, "Uid:", c.uid) || parse_ids(line, "Gid:", c.gid) ||
+			 parse_caps(line, "CapPrm:", &c.permitted) ||
+			 parse_caps(line, "CapEff:", &c.effective);
+	fclose(f);
+	if (found != 4)
+		return -ESRCH;
+	*ret_creds = c;
+	return 0;
+}
+
 bool proc_has_uids(pid_t pid, uid_t uid)
 {
 	char buf[4096];
@@ -288,6 +332,18 @@ bool proc_has_uids(pid_t pid, uid_t uid)
 	if (!p || sscanf(p, "%u %u %u", &real, &effective, &saved) != 3)
 		return false;
 	return real == uid && effective == uid && saved == uid;
+}
+
+int proc_tgid(pid_t tid, pid_t *ret_pid)
+{
+	char buf[4096];
+	const char *p = status_line(tid, "\nTgid:", buf, sizeof(buf));
+	int pid;
+
+	if (!p || sscanf(p, "%d", &pid) != 1)
+		return -ESRCH;
+	*ret_pid = pid;
+	return 0;
 }
 
 bool proc_has_cap(pid_t pid, unsigned int cap)

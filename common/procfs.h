@@ -69,8 +69,19 @@ int proc_stat_read(pid_t pid, pid_t tid, struct proc_stat *ret_stat);
 /* The user a process belongs to for ptrace: root's if it is not dumpable. */
 int proc_owner(pid_t pid, uid_t *ret_uid);
 
+/* Real, effective and saved ids; capabilities of its user namespace. */
+struct proc_creds {
+	uint32_t uid[3], gid[3];
+	uint64_t permitted, effective;
+};
+
+int proc_creds_read(pid_t pid, struct proc_creds *ret_creds);
+
 /* Real, effective and saved user ids all equal @uid? */
 bool proc_has_uids(pid_t pid, uid_t uid);
+
+/* The process a thread is of. */
+int proc_tgid(pid_t tid, pid_t *ret_pid);
 
 /* Does its effective set hold @cap? */
 bool proc_has_cap(pid_t pid, unsigned int cap);

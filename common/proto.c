@@ -3,9 +3,16 @@
 #include <sys/socket.h>
 #include "proto.h"
 
+#define SCM_FDS_MAX 253	/* the kernel lets nobody send more */
+
 union control {
 	struct cmsghdr align;
 	uint8_t raw[CMSG_SPACE(MIRROR_MSG_FDS * sizeof(int))];
+};
+
+union any_control {
+	struct cmsghdr align;
+	uint8_t raw[CMSG_SPACE(SCM_FDS_MAX * sizeof(int))];
 };
 
 void packet_clear(struct packet *p)
@@ -41,7 +48,16 @@ int packet_send(int sock, const struct packet *p, int flags)
 	return n < 0 ? -errno : 0;
 }
 
-static void take_fds(struct packet *p, struct msghdr *msg)
+static void drop_fd(const struct dropper *dropper, int fd)
+{
+	if (dropper && dropper->drop)
+		dropper->drop(dropper->userdata, fd);
+	else
+		fd_close(fd);
+}
+
+/* The first of them into @p, if there is one. */
+static void take_fds(struct packet *p, struct msghdr *msg, const struct dropper *dropper)
 {
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
 		unsigned int n;
@@ -53,26 +69,48 @@ static void take_fds(struct packet *p, struct msghdr *msg)
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-			if (p->n_fds < MIRROR_MSG_FDS)
+			if (p && p->n_fds < MIRROR_MSG_FDS) {
 				p->fds[p->n_fds++] = fd;
-			else
-				fd_close(fd);
+				continue;
+			}
+			drop_fd(dropper, fd);
+			if (p)
+				p->truncated = true;
 		}
 	}
 }
 
+ssize_t socket_recv(int sock, void *buf, size_t size, int flags, const struct dropper *dropper)
+{
+	union any_control control;
+	struct iovec iov = { .iov_base = buf, .iov_len = size };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = control.raw, .msg_controllen = sizeof(control.raw),
+	};
+	ssize_t n;
+
+	do {
+		n = recvmsg(sock, &msg, flags | MSG_CMSG_CLOEXEC);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	take_fds(NULL, &msg, dropper);
+	return n;
+}
+
 int packet_recv(int sock, struct packet *p, int flags)
 {
-	int r = packet_recv_raw(sock, p, flags);
+	int r = packet_recv_raw(sock, p, flags, NULL);
 
 	if (r < 0)
 		packet_clear(p);
 	return r;
 }
 
-int packet_recv_raw(int sock, struct packet *p, int flags)
+int packet_recv_raw(int sock, struct packet *p, int flags, const struct dropper *dropper)
 {
-	union control control;
+	union any_control control;
 	struct iovec iov = { .iov_base = p->u.raw, .iov_len = sizeof(p->u.raw) };
 	struct msghdr msg = {
 		.msg_iov = &iov, .msg_iovlen = 1,
@@ -86,10 +124,10 @@ int packet_recv_raw(int sock, struct packet *p, int flags)
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;
-	take_fds(p, &msg);
+	take_fds(p, &msg, dropper);
 	if (n == 0 && !p->n_fds)	/* an empty packet reads the same, and is no request */
 		return 0;
-	p->truncated = msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC);
+	p->truncated |= msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC);
 	/* if there was room in the buffer, it was this process that had none left */
 	if ((msg.msg_flags & MSG_CTRUNC) && p->n_fds < MIRROR_MSG_FDS)
 		return -EMFILE;
@@ -125,6 +163,8 @@ size_t op_payload_size(uint32_t op)
 		return sizeof(struct mirror_fill);
 	case MIRROR_OP_CONSUMER_INFO:
 		return sizeof(struct mirror_consumer_info);
+	case MIRROR_OP_CONNECT:
+		return sizeof(struct mirror_connect);
 	}
 	return 0;
 }

@@ -10,6 +10,7 @@
  */
 
 #include <mirror/uapi/ioctl.h>
+#include <sys/types.h>
 #include "base.h"
 
 struct packet {
@@ -37,6 +38,21 @@ static inline size_t packet_payload_size(const struct packet *p)
 
 void packet_clear(struct packet *p);
 
+/*
+ * Who gets a descriptor that came and that nobody asked for.  Closing one can take long,
+ * as it can be the last of a file that somebody else serves.  NULL: it is just closed.
+ */
+struct dropper {
+	void (*drop)(void *userdata, int fd);
+	void *userdata;
+};
+
+/*
+ * As recvmsg(2), but nothing that comes is closed by the kernel on our behalf: all
+ * descriptors are dropped.
+ */
+ssize_t socket_recv(int sock, void *buf, size_t size, int flags, const struct dropper *dropper);
+
 /* @flags as for sendmsg(2).  0 or -errno; the descriptors are not consumed. */
 int packet_send(int sock, const struct packet *p, int flags);
 
@@ -47,8 +63,11 @@ int packet_send(int sock, const struct packet *p, int flags);
  */
 int packet_recv(int sock, struct packet *p, int flags);
 
-/* The same, but descriptors are the caller's to close, whatever is returned. */
-int packet_recv_raw(int sock, struct packet *p, int flags);
+/*
+ * The same, but descriptors are the caller's to close, whatever is returned.  Those that
+ * are too many are dropped.
+ */
+int packet_recv_raw(int sock, struct packet *p, int flags, const struct dropper *dropper);
 
 /* The payload of @op: its size, or 0 for an unknown operation. */
 size_t op_payload_size(uint32_t op);

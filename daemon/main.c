@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <fcntl.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,182 +7,74 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include "adopt.h"
+#include "client-device.h"
 #include "client.h"
-#include "config.h"
 #include "manager.h"
+#include "prepare.h"
+#include "settings.h"
 #include "sys/log.h"
 #include "sys/service.h"
+#include "sys/store.h"
 
-#define DEFAULT_SOCKET "/run/mirror/control"
+#define STATUS_NS 3000000000ULL
+#define SETTLED_NS 100000000ULL
 
 struct daemon {
 	struct manager manager;
-	struct loop_op signals;
+	struct loop_op signals, status, settled;
 	sigset_t old_mask;
-	const char *socket;	/* NULL: none of our own */
 	bool made_socket;
+	bool serves;
 	int signal_fd;
-	int client_fd;		/* --client-fd, or -1 */
-	struct manager_options options;
-	uint32_t limit[_QUOTA_N];
+	struct settings given;		/* on the command line */
+	struct settings settings;	/* and in the file, at the start */
+	struct inherited inherited;
 };
 
-static void usage(FILE *f)
+/* Limits and how much is said; all else is as it was at the start. */
+static int apply_settings(struct daemon *d, const struct settings *s)
 {
-	fputs("Usage: mirrord [OPTION]...\n"
-	      "Tells consumers of every change of the address spaces they mirror.\n"
-	      "\n"
-	      "      --socket PATH         listen there (default " DEFAULT_SOCKET ")\n"
-	      "      --embedded            private daemon of one program; no default socket\n"
-	      "      --client-fd N         serve the client connected to descriptor N\n"
-	      "      --exit-idle           end when the last client is gone\n"
-	      "      --no-peek             do not look at targets' threads: no causes, and\n"
-	      "                            CLEAR is only POINT\n"
-	      "      --no-follow-cpu       leave it to the scheduler where to run, and sleep\n"
-	      "                            as soon as there is nothing to do\n"
-	      "      --uffd-mode MODE      auto, wp-async or wp\n"
-	      "      --max-targets N       limits for each user\n"
-	      "      --max-notifiers N\n"
-	      "      --max-channels N\n"
-	      "      --max-tables N\n"
-	      "      --max-table-nodes N   of 4 KiB\n"
-	      "  -v, --verbose             say more\n"
-	      "      --version             print the version and end\n"
-	      "  -h, --help                print this and end\n", f);
+	int r = quota_set_limits(&d->manager.quota, s->limit, s->rules, s->n_rules);
+
+	if (r == 0)
+		log_level = s->verbose ? LOG_VERBOSE : LOG_NORMAL;
+	return r;
 }
 
-enum {
-	OPT_SOCKET = 256, OPT_EMBEDDED, OPT_CLIENT_FD, OPT_EXIT_IDLE, OPT_NO_PEEK,
-	OPT_NO_FOLLOW_CPU, OPT_UFFD_MODE, OPT_MAX_TARGETS, OPT_MAX_NOTIFIERS,
-	OPT_MAX_CHANNELS, OPT_MAX_TABLES, OPT_MAX_TABLE_NODES, OPT_VERSION,
-};
-
-static const struct option options[] = {
-	{ "socket", required_argument, NULL, OPT_SOCKET },
-	{ "embedded", no_argument, NULL, OPT_EMBEDDED },
-	{ "client-fd", required_argument, NULL, OPT_CLIENT_FD },
-	{ "exit-idle", no_argument, NULL, OPT_EXIT_IDLE },
-	{ "no-peek", no_argument, NULL, OPT_NO_PEEK },
-	{ "no-follow-cpu", no_argument, NULL, OPT_NO_FOLLOW_CPU },
-	{ "uffd-mode", required_argument, NULL, OPT_UFFD_MODE },
-	{ "max-targets", required_argument, NULL, OPT_MAX_TARGETS },
-	{ "max-notifiers", required_argument, NULL, OPT_MAX_NOTIFIERS },
-	{ "max-channels", required_argument, NULL, OPT_MAX_CHANNELS },
-	{ "max-tables", required_argument, NULL, OPT_MAX_TABLES },
-	{ "max-table-nodes", required_argument, NULL, OPT_MAX_TABLE_NODES },
-	{ "verbose", no_argument, NULL, 'v' },
-	{ "version", no_argument, NULL, OPT_VERSION },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
-};
-
-static int parse_number(const char *text, uint32_t *ret_number)
+static bool same_text(const char *a, const char *b)
 {
-	unsigned long v;
-	char *end;
-
-	errno = 0;
-	v = strtoul(text, &end, 10);
-	if (errno || end == text || *end || v > INT32_MAX) {
-		fprintf(stderr, "mirrord: '%s' is not a number\n", text);
-		return -EINVAL;
-	}
-	*ret_number = (uint32_t)v;
-	return 0;
+	return a == b || (a && b && !strcmp(a, b));
 }
 
-static int parse_mode(const char *text, enum uffd_mode *ret_mode)
+static bool needs_restart(const struct manager_options *a, const struct manager_options *b)
 {
-	static const char *const names[] = {
-		[UFFD_MODE_AUTO] = "auto", [UFFD_MODE_WP_ASYNC] = "wp-async",
-		[UFFD_MODE_WP] = "wp",
-	};
-
-	for (unsigned int i = 0; i < ARRAY_SIZE(names); i++) {
-		if (!strcmp(text, names[i])) {
-			*ret_mode = (enum uffd_mode)i;
-			return 0;
-		}
-	}
-	fprintf(stderr, "mirrord: --uffd-mode is auto, wp-async or wp, not '%s'\n", text);
-	return -EINVAL;
+	return a->peek != b->peek || a->follow_cpu != b->follow_cpu ||
+	       a->uffd_mode != b->uffd_mode || !same_text(a->cuse, b->cuse) ||
+	       !same_text(a->fuse, b->fuse);
 }
 
-/* 1: go on, 0: done, negative: wrong */
-static int parse_option(struct daemon *d, int opt)
+static void reload(struct daemon *d)
 {
-	uint32_t number;
+	struct settings s;
+	char error[512];
 	int r;
 
-	switch (opt) {
-	case OPT_SOCKET:
-		d->socket = optarg;
-		return 1;
-	case OPT_EMBEDDED:
-		d->options.embedded = d->options.exit_idle = true;
-		return 1;
-	case OPT_CLIENT_FD:
-		r = parse_number(optarg, &number);
-		d->client_fd = r < 0 ? -1 : (int)number;
-		return r < 0 ? r : 1;
-	case OPT_EXIT_IDLE:
-		d->options.exit_idle = true;
-		return 1;
-	case OPT_NO_PEEK:
-		d->options.peek = false;
-		return 1;
-	case OPT_NO_FOLLOW_CPU:
-		d->options.follow_cpu = false;
-		return 1;
-	case OPT_UFFD_MODE:
-		r = parse_mode(optarg, &d->options.uffd_mode);
-		return r < 0 ? r : 1;
-	case OPT_MAX_TARGETS:
-		r = parse_number(optarg, &d->limit[QUOTA_TARGETS]);
-		return r < 0 ? r : 1;
-	case OPT_MAX_NOTIFIERS:
-		r = parse_number(optarg, &d->limit[QUOTA_NOTIFIERS]);
-		return r < 0 ? r : 1;
-	case OPT_MAX_CHANNELS:
-		r = parse_number(optarg, &d->limit[QUOTA_CHANNELS]);
-		return r < 0 ? r : 1;
-	case OPT_MAX_TABLES:
-		r = parse_number(optarg, &d->limit[QUOTA_TABLES]);
-		return r < 0 ? r : 1;
-	case OPT_MAX_TABLE_NODES:
-		r = parse_number(optarg, &d->limit[QUOTA_TABLE_NODES]);
-		return r < 0 ? r : 1;
-	case 'v':
-		log_level = LOG_VERBOSE;
-		return 1;
-	case OPT_VERSION:
-		puts("mirrord " MIRROR_VERSION);
-		return 0;
-	case 'h':
-		usage(stdout);
-		return 0;
+	service_reloading();
+	r = settings_load(&s, &d->given, error, sizeof(error));
+	if (r < 0) {
+		log_error("%s", error);
+	} else {
+		r = apply_settings(d, &s);
+		if (r == 0 && needs_restart(&d->settings.options, &s.options))
+			log_error("of what is new, only limits and verbose count before a restart");
+		settings_deinit(&s);
 	}
-	fputs("Try 'mirrord --help'.\n", stderr);
-	return -EINVAL;
-}
-
-static int parse_args(struct daemon *d, int argc, char **argv)
-{
-	int opt, r;
-
-	while ((opt = getopt_long(argc, argv, "vh", options, NULL)) >= 0) {
-		r = parse_option(d, opt);
-		if (r <= 0)
-			return r;
-	}
-	if (optind < argc) {
-		fprintf(stderr, "mirrord: unexpected '%s'\nTry 'mirrord --help'.\n",
-			argv[optind]);
-		return -EINVAL;
-	}
-	if (!d->socket && !d->options.embedded)
-		d->socket = DEFAULT_SOCKET;
-	return 1;
+	if (r < 0)
+		log_error("the settings stay as they were");
+	else
+		log_info("the settings were read again");
+	service_ready();
 }
 
 static void on_signal(struct loop_op *op, int res)
@@ -196,6 +87,8 @@ static void on_signal(struct loop_op *op, int res)
 	while (read(d->signal_fd, &si, sizeof(si)) == sizeof(si)) {
 		if (si.ssi_signo == SIGCHLD)
 			zaps_reap(d->manager.zaps);
+		else if (si.ssi_signo == SIGHUP)
+			reload(d);
 		else if (si.ssi_signo != SIGPIPE)
 			loop_exit(d->manager.loop);
 	}
@@ -207,6 +100,7 @@ static int setup_signals(struct daemon *d)
 
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGCHLD);	/* threads we trace stop */
+	sigaddset(&mask, SIGHUP);
 	sigaddset(&mask, SIGTERM);
 	sigaddset(&mask, SIGINT);
 	sigaddset(&mask, SIGPIPE);
@@ -229,24 +123,42 @@ static void raise_nofile(void)
 	}
 }
 
+/*
+ * Where the scheduler has a group for each session (autogroup), our priority counts only
+ * among ourselves, until our group has it too.  Needs RLIMIT_NICE.
+ */
+static void raise_group(void)
+{
+	int n = getpriority(PRIO_PROCESS, 0), fd;
+
+	if (n >= 0 || getsid(0) != getpid())
+		return;
+	fd = open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	if (dprintf(fd, "%d", n) < 0)
+		log_debug("the group's priority stays as it is: %s", strerror(errno));
+	close(fd);
+}
+
 static int listen_somewhere(struct daemon *d)
 {
-	int fd, r;
+	int fd = inherited_take_listener(&d->inherited), r;
+	const struct settings *s = &d->settings;
 
-	r = service_listen_fd(&fd);
-	if (r == -ENOENT && d->socket) {
-		if (!strcmp(d->socket, DEFAULT_SOCKET))
+	if (fd < 0 && s->socket) {
+		if (!strcmp(s->socket, SETTINGS_SOCKET))
 			mkdir("/run/mirror", 0755);
 		/* Who may observe what is decided for each request, by the peer's user. */
-		r = control_listen(d->socket, d->options.embedded ? 0600 : 0666, &fd);
+		r = control_listen(s->socket, s->options.embedded ? 0600 : 0666, &fd);
 		if (r < 0) {
-			log_error("cannot listen at %s: %s", d->socket,
+			log_error("cannot listen at %s: %s", s->socket,
 				  r == -EADDRINUSE ? "another mirrord does" : strerror(-r));
 			return r;
 		}
 		d->made_socket = true;
-	} else if (r < 0) {
-		return d->client_fd >= 0 ? 0 : r;
+	} else if (fd < 0) {
+		return s->client_fd >= 0 ? 0 : -ENOENT;
 	}
 	r = manager_listen(&d->manager, fd);
 	if (r < 0)
@@ -259,65 +171,164 @@ static int serve_first_client(struct daemon *d)
 	struct client *c;
 	int r;
 
-	if (d->client_fd < 0)
+	if (d->settings.client_fd < 0)
 		return 0;
-	fcntl(d->client_fd, F_SETFD, FD_CLOEXEC);
-	r = client_new(&c, &d->manager, d->client_fd);
+	fcntl(d->settings.client_fd, F_SETFD, FD_CLOEXEC);
+	r = client_new(&c, &d->manager, d->settings.client_fd);
 	if (r == 0)
-		d->client_fd = -1;
+		d->settings.client_fd = -1;
 	return r;
+}
+
+/* Without it all works, until a restart. */
+static void find_store(struct daemon *d)
+{
+	int r;
+
+	if (!d->settings.keep && service_has_store())
+		d->settings.keep = SETTINGS_KEEP;
+	if (!d->settings.keep)
+		return;
+	r = store_new(&d->manager.store, d->manager.loop);
+	if (r < 0)
+		log_error("a restart will not go on where this mirrord ends: %s",
+			  r == -ENOENT ? "no service manager" : strerror(-r));
+	store_limit(d->manager.store, d->settings.keep);
+	for (unsigned int n = 0; n < d->inherited.n; n++)
+		store_note(d->manager.store, d->inherited.fds[n].name);
+}
+
+/* Those who were served first, then who may come. */
+static int begin_or_go_on(struct daemon *d)
+{
+	int r;
+
+	find_store(d);
+	/* What was allowed once is not refused now. */
+	d->manager.quota.adopting = true;
+	r = adopt(&d->manager, &d->inherited);
+	d->manager.quota.adopting = false;
+	if (r == 0)
+		r = client_device_start(&d->manager, &d->inherited);
+	if (r == 0)
+		r = listen_somewhere(d);
+	if (r == 0)
+		r = serve_first_client(d);
+	if (r == 0)
+		r = service_watchdog_start(d->manager.loop);
+	return r;
+}
+
+static void say_status(struct loop_op *op, int res _unused_)
+{
+	struct daemon *d = container_of(op, struct daemon, status);
+	struct manager *m = &d->manager;
+
+	service_status("%u target%s, %u client%s, %llu change%s told", m->n_targets,
+		       m->n_targets == 1 ? "" : "s", m->n_clients, m->n_clients == 1 ? "" : "s",
+		       (unsigned long long)m->events, m->events == 1 ? "" : "s");
+	if (loop_timeout(m->loop, op, STATUS_NS, say_status) < 0)
+		log_debug("no memory to tell the status");
+}
+
+static void on_settled(struct loop_op *op, int res _unused_)
+{
+	struct daemon *d = container_of(op, struct daemon, settled);
+
+	adopt_done(&d->manager);
 }
 
 static int run(struct daemon *d)
 {
 	int r;
 
-	r = manager_init(&d->manager, &d->options);
+	r = manager_init(&d->manager, &d->settings.options);
+	if (r == 0)
+		r = apply_settings(d, &d->settings);
+	if (r == 0)
+		r = setup_signals(d);
+	if (r == 0)
+		r = service_inherit(&d->inherited);
+	if (r == 0)
+		r = begin_or_go_on(d);
+	if (r == 0)
+		r = loop_timeout(d->manager.loop, &d->settled, SETTLED_NS, on_settled);
 	if (r < 0)
 		return r;
-	for (int i = 0; i < _QUOTA_N; i++)
-		if (d->limit[i])
-			d->manager.quota.limit[i] = d->limit[i];
-	r = setup_signals(d);
-	if (r == 0)
-		r = listen_somewhere(d);
-	if (r == 0)
-		r = serve_first_client(d);
-	if (r == 0) {
-		service_ready("serving");
-		log_debug("ready");
-		r = loop_run(d->manager.loop);
-		service_stopping();
-	}
+	inherited_clear(&d->inherited);
+	d->serves = true;
+	service_ready();
+	log_debug("ready");
+	if (service_is_managed())
+		say_status(&d->status, 0);
+	r = loop_run(d->manager.loop);
+	service_stopping();
+	adopt_prepare(&d->manager);
 	return r;
+}
+
+static void fini(struct daemon *d)
+{
+	loop_stop(&d->signals);
+	loop_stop(&d->status);
+	loop_stop(&d->settled);
+	service_watchdog_stop();
+	/* if all is kept, the next one needs everything as it is, and nobody is told of an end */
+	if (d->manager.store)
+		d->manager.store = store_free(d->manager.store);
+	else if (d->manager.loop)
+		manager_deinit(&d->manager);
+	fd_close(d->signal_fd);
+	if (d->made_socket)
+		unlink(d->settings.socket);
+}
+
+/* 1: go on, 0: done, negative: wrong */
+static int get_settings(struct daemon *d, int argc, char **argv)
+{
+	char error[512];
+	int r;
+
+	settings_init(&d->given);
+	r = settings_parse_args(&d->given, argc, argv);
+	if (r <= 0)
+		return r;
+	r = settings_load(&d->settings, &d->given, error, sizeof(error));
+	if (r < 0)
+		log_error("%s", error);
+	return r < 0 ? r : 1;
 }
 
 int main(int argc, char **argv)
 {
 	static struct daemon d = {
-		.signals = LOOP_OP_NULL, .signal_fd = -1, .client_fd = -1,
-		.options = { .peek = true, .follow_cpu = true },
+		.signals = LOOP_OP_NULL, .status = LOOP_OP_NULL, .settled = LOOP_OP_NULL,
+		.signal_fd = -1,
+		.inherited = INHERITED_NULL,
 	};
 	int r;
 
-	r = parse_args(&d, argc, argv);
+	log_init();
+	r = get_settings(&d, argc, argv);
 	if (r <= 0)
 		return r < 0 ? 2 : 0;
+	if (d.settings.prepare_device) {
+		r = prepare_device(&d.settings);
+		settings_deinit(&d.settings);
+		return r < 0 ? 1 : 0;
+	}
 	raise_nofile();
+	raise_group();
 	prctl(PR_SET_TIMERSLACK, 1);	/* the few waits there are, are short */
 	r = run(&d);
-	loop_stop(&d.signals);
-	if (d.manager.loop)
-		manager_deinit(&d.manager);
-	fd_close(d.signal_fd);
-	if (d.made_socket)
-		unlink(d.socket);
+	fini(&d);
 	if (r < 0) {
 		log_error("mirrord ends: %s", strerror(-r));
 		/* A client that already waits is told why. */
-		if (d.client_fd >= 0)
-			conn_refuse(d.client_fd, -r);
-		return 1;
+		if (d.settings.client_fd >= 0)
+			conn_refuse(NULL, d.settings.client_fd, -r);
 	}
-	return 0;
+	settings_deinit(&d.settings);
+	/* 2: it would not start the next time either */
+	return r >= 0 ? 0 : d.serves ? 1 : 2;
 }

@@ -20,11 +20,15 @@
 #include <assert.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include "client-device.h"
 #include "client.h"
 #include "manager.h"
 #include "procfs.h"
 #include "shm.h"
 #include "sys/log.h"
+#include "sys/state.h"
+#include "sys/store.h"
 #include "table-fill.h"
 #include "target.h"
 
@@ -38,9 +42,16 @@ static void manager_accepted(void *userdata, int fd)
 
 	r = client_new(&c, m, fd);
 	if (r < 0) {
-		log_debug("client refused: error %d", -r);
+		struct ucred cred = { .pid = 0 };
+		socklen_t len = sizeof(cred);
+
+		getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len);
+		log_event(m->options.embedded ? LOG_VERBOSE : LOG_NORMAL,
+			  LOG_FIELDS(.event = "refused", .pid = cred.pid, .uid = cred.uid),
+			  "process %d of user %u is not served: %s", (int)cred.pid,
+			  (unsigned int)cred.uid, strerror(-r));
 		m->refused++;
-		conn_refuse(fd, -r);
+		conn_refuse(m->loop, fd, -r);
 	}
 }
 
@@ -74,7 +85,7 @@ int manager_init(struct manager *m, const struct manager_options *options)
 {
 	int r;
 
-	*m = (struct manager) { .options = *options, .next_target = 1 };
+	*m = (struct manager) { .options = *options };
 	list_init(&m->targets);
 	list_init(&m->clients);
 	list_init(&m->dirty);
@@ -104,11 +115,17 @@ int manager_init(struct manager *m, const struct manager_options *options)
 		return r;
 	}
 	loop_set_idle(m->loop, manager_idle, m);
+	r = state_new(&m->state, false);
+	if (r < 0)
+		return r;
 	return zaps_new(&m->zaps, m->loop, &m->zap_counters);
 }
 
 void manager_deinit(struct manager *m)
 {
+	/* First: what clients left in sockets can be files of it, and we serve no more. */
+	if (m->state)
+		client_device_stop(m);
 	m->control = control_free(m->control);
 	while (!list_is_empty(&m->clients))
 		client_free(list_entry(m->clients.next, struct client, link));
@@ -116,6 +133,8 @@ void manager_deinit(struct manager *m)
 	quota_deinit(&m->quota);
 	m->zaps = zaps_free(m->zaps);
 	placement_deinit(&m->placement);
+	m->store = store_free(m->store);
+	m->state = state_free(m->state);
 	m->loop = loop_free(m->loop);
 }
 
@@ -138,7 +157,14 @@ static bool put_record(struct manager *m, struct notifier *n, const struct event
 	if (list_is_empty(&c->ring->dirty_link))
 		list_append(&m->dirty, &c->ring->dirty_link);
 	n->attachment->target->published++;
-	return ring_put(c->ring, &record, &m->rings);
+	if (ring_put(c->ring, &record, &m->rings))
+		return true;
+	log_event(LOG_VERBOSE, LOG_FIELDS(.event = "overflow", .client = c->id,
+					  .target = record.target, .pid = c->conn.pid,
+					  .uid = c->conn.uid),
+		  "process %d does not read: records for it become one OVERFLOW",
+		  (int)c->conn.pid);
+	return false;
 }
 
 void manager_put(struct manager *m, struct notifier *n, const struct event *ev, uint16_t flags)
@@ -181,8 +207,8 @@ void manager_wake(struct manager *m, struct target *t, const struct event *ev)
 {
 	bool waiters = false;
 
-	list_for_each_safe(l, &m->dirty) {
-		struct ring *ring = list_entry(l, struct ring, dirty_link);
+	while (!list_is_empty(&m->dirty)) {
+		struct ring *ring = list_entry(m->dirty.next, struct ring, dirty_link);
 
 		list_unlink(&ring->dirty_link);
 		ring_wake(ring, &m->rings);
@@ -232,12 +258,17 @@ static void manager_event(struct source_sink *sink, struct event *ev)
 	struct target *t = container_of(sink, struct target, sink);
 	struct manager *m = t->manager;
 
-	m->events++;
+	/* it does not die of what was kept, nor of this event: the next one would not see it */
+	if (!m->events++)
+		state_attempt_done(m->state);
 	if (ev->start < ev->end &&
 	    notifier_set_hull(&t->notifiers, ev->start, ev->end, &ev->watched_start,
 			      &ev->watched_end))
 		gate_start(&t->gate, ev->watched_start, ev->watched_end);
 	gate_unknown_end(&t->gate);
+	if ((ev->flags & MIRROR_EVENT_F_START) &&
+	    (ev->watched_start > ev->start || ev->watched_end < ev->end))
+		t->unseen++;
 	if (t->table) {
 		ev->needs_end = true;
 		target_table_event(t, ev);
@@ -261,13 +292,35 @@ static void manager_end(struct source_sink *sink, const struct event *started)
 
 	ev.flags = (uint16_t)((ev.flags & ~MIRROR_EVENT_F_PHASE) | MIRROR_EVENT_F_END);
 	ev.time_ns = now_ns();
-	if (t->table)
+	/* what was not seen to begin is an OVERFLOW: no END is told */
+	if (ev.type == MIRROR_EVENT_OVERFLOW)
+		t->proven = MAX(t->proven, ev.arg[0]);
+	else if (t->table)
 		target_table_end(t, started);
 	if (event_is_watched(&ev)) {
-		publish(t, &ev, MIRROR_NOTIFIER_F_END);
+		if (ev.type != MIRROR_EVENT_OVERFLOW)
+			publish(t, &ev, MIRROR_NOTIFIER_F_END);
 		gate_end(&t->gate, ev.watched_start, ev.watched_end);
 	}
 	manager_wake(t->manager, t, &ev);
+}
+
+int manager_close_unseen(struct notifier *n)
+{
+	struct target *t = n->attachment->target;
+	struct event ev = {
+		.type = MIRROR_EVENT_OVERFLOW, .flags = MIRROR_EVENT_F_START,
+		.start = n->start, .end = n->end, .arg = { t->unseen },
+		.watched_start = n->start, .watched_end = n->end, .time_ns = now_ns(),
+	};
+
+	if (t->unseen == t->proven || !t->uffd.can_peek)
+		return 0;
+	if (!zap_pool_has_room(t->uffd.pool))
+		return -EAGAIN;
+	gate_start(&t->gate, n->start, n->end);
+	zap_begin(t->manager->zaps, t->uffd.pool, &t->sink, t->pid, &ev, NULL, 0);
+	return 0;
 }
 
 static void manager_fork(struct source_sink *sink, struct event *ev, int uffd, pid_t tid)
@@ -276,10 +329,13 @@ static void manager_fork(struct source_sink *sink, struct event *ev, int uffd, p
 	struct target *child;
 
 	t->manager->events++;
+	/* a child of which not everything is known counts for nothing, see adopt.c */
+	state_fork_begin(t->manager->state);
 	/* no stripe tells it: so table and records come before the gate opens */
 	if (t->table)
 		target_table_fork(t);
 	child = target_fork(t, uffd, tid);
+	state_fork_end(t->manager->state);
 	ev->arg[0] = child ? child->id : 0;
 	ev->watched_start = 0;
 	ev->watched_end = USER_END;

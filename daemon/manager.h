@@ -12,9 +12,12 @@
 #include "source/uffd-source.h"
 #include "source/zap.h"
 #include "sys/placement.h"
+#include "sys/state.h"
 
 struct attachment;
+struct device;
 struct notifier;
+struct store;
 struct target;
 
 struct manager_options {
@@ -23,6 +26,8 @@ struct manager_options {
 	bool follow_cpu;
 	bool embedded;
 	bool exit_idle;		/* end when the last client is gone */
+	const char *cuse;	/* name below /dev of the character device, or NULL */
+	const char *fuse;	/* file over which it is mounted where there is no CUSE, or NULL */
 };
 
 struct manager {
@@ -33,6 +38,10 @@ struct manager {
 	struct placement placement;
 	struct uffd_support support;
 	struct control *control;
+	struct device *device;		/* NULL: none */
+	struct store *store;		/* NULL: nobody keeps descriptors for us */
+	struct state *state;
+	struct state_request set_aside;	/* its answer is held, and another one came between */
 	struct list targets;
 	struct list clients;
 	struct list dirty;		/* rings with records not yet flushed */
@@ -42,7 +51,6 @@ struct manager {
 	uint64_t start_ns;
 	uint64_t features;
 	uint32_t live;			/* what a life word holds */
-	uint32_t next_target;
 	uint32_t n_targets, n_clients, n_notifiers, n_channels;
 	bool had_client;
 	bool privileged;
@@ -61,6 +69,13 @@ int manager_listen(struct manager *m, int fd);
 void manager_put(struct manager *m, struct notifier *n, const struct event *ev, uint16_t flags);
 void manager_flush(struct manager *m);
 void manager_wake(struct manager *m, struct target *t, const struct event *ev);
+
+/*
+ * A CLEAR that nobody watched may have been let go and be under way: the pages that the
+ * owner of a new notifier looks at are about to go.  Its range is closed until no thread can
+ * be in such a call.  0 or -EAGAIN.
+ */
+int manager_close_unseen(struct notifier *n);
 
 /* How a change of @t reaches the world; see manager.c. */
 extern const struct source_sink_ops manager_sink_ops;

@@ -19,14 +19,18 @@ struct attach {
 	const struct mirror_attach *in;
 	struct packet *request;
 	struct target *target;
+	struct attachment *attachment;
 	struct proc_stat stat;
 	pid_t pid;
 	bool is_new;
+	bool joins;		/* @attachment is new */
 };
 
 static int check_form(const struct mirror_attach *in, const struct packet *request)
 {
-	if (in->flags & ~(uint32_t)MIRROR_ATTACH_F_KNOWN)
+	/* F_FDS was for the device, which has looked up what the numbers mean by now. */
+	if (in->flags & ~(uint32_t)(MIRROR_ATTACH_F_KNOWN & ~MIRROR_ATTACH_F_FDS) ||
+	    in->pidfd || in->uffd)
 		return -E2BIG;
 	for (unsigned int i = 0; i < ARRAY_SIZE(in->__reserved); i++)
 		if (in->__reserved[i])
@@ -52,11 +56,12 @@ static int check_descriptors(struct attach *a)
 		return r == -EBADF ? -EBADMSG : r;
 	if ((a->in->flags & MIRROR_ATTACH_F_SELF) && a->pid != a->client->conn.pid)
 		return -EPERM;
-	if (!client_may_observe(a->client, a->pid))
-		return -EPERM;
+	/* first what it runs, then whether that may be observed; see hand_over() */
 	r = proc_stat_read(a->pid, 0, &a->stat);
 	if (r < 0)
 		return r;
+	if (!client_may_observe(a->client, a->pid))
+		return -EPERM;
 	/* All that was asked by pid was asked of this process, if it lives even now. */
 	r = proc_pid_of(a->request->fds[0], &pid);
 	if (r < 0 || a->stat.state == 'Z' || a->stat.state == 'X')
@@ -118,7 +123,8 @@ static void notice_exec(struct attach *a)
 {
 	struct target *t = a->target;
 
-	if (!t || t->state != MIRROR_TARGET_ARMED || uffd_mm_is_alive(t->uffd.fd))
+	if (!t || t->state != MIRROR_TARGET_ARMED ||
+	    (uffd_mm_is_alive(t->uffd.fd) && !target_left_program(t)))
 		return;
 	target_gone(t, MIRROR_CAUSE_EXEC);
 	if (t->state == MIRROR_TARGET_DEAD)
@@ -140,15 +146,16 @@ static int make_target(struct attach *a)
 	return 0;
 }
 
-/* The new image may be another user's: who may not see it stops watching here. */
-static void drop_strangers(struct target *t)
+/*
+ * The new image may be another user's: who may not see it stops watching here.  That is
+ * not everybody: who hands over is attached already.
+ */
+static void drop_strangers(const struct attach *own)
 {
-	list_for_each_safe(l, &t->attachments) {
+	list_for_each_safe(l, &own->target->attachments) {
 		struct attachment *a = list_entry(l, struct attachment, target_link);
 
-		if (client_may_observe(a->client, t->pid))
-			continue;
-		if (t->attachments.next != t->attachments.prev)
+		if (a != own->attachment && !client_may_observe(a->client, own->pid))
 			attachment_free(a);
 	}
 }
@@ -161,14 +168,20 @@ static int hand_over(struct attach *a)
 	if (!(a->in->flags & MIRROR_ATTACH_F_UFFD))
 		return (a->in->flags & MIRROR_ATTACH_F_PENDING) ? 0 : -ENODATA;
 	t->lifeline_tid = (pid_t)a->in->lifeline_tid;
-	drop_strangers(t);
+	drop_strangers(a);
 	r = uffd_api(a->request->fds[1], a->client->manager->support.features);
 	if (r < 0)
 		return r;
+	t->stack = a->stat.start_stack;
 	r = target_start(t, a->request->fds[1]);
 	if (r < 0)
 		return r;
 	a->request->fds[1] = -1;
+	/* It may execute another's program just now: what was opened by pid is of that. */
+	if (target_left_program(t)) {
+		target_gone(t, MIRROR_CAUSE_EXEC);
+		return -ESRCH;
+	}
 	return 0;
 }
 
@@ -184,11 +197,24 @@ static int check_demands(struct attach *a)
 	return 0;
 }
 
+static int find_attachment(struct attach *a)
+{
+	a->attachment = attachment_find(a->client, a->target);
+	if (a->attachment)
+		return 0;
+	a->joins = true;
+	return attachment_new(&a->attachment, a->target, a->client);
+}
+
 static int join(struct attach *a)
 {
 	struct attachment *at;
 	int r;
 
+	r = find_attachment(a);
+	if (r < 0)
+		return r;
+	at = a->attachment;
 	if (a->target->state == MIRROR_TARGET_PENDING) {
 		r = check_demands(a);	/* first: handing over uses the userfaultfd up */
 		if (r == 0)
@@ -202,22 +228,46 @@ static int join(struct attach *a)
 	r = check_demands(a);
 	if (r < 0)
 		return r;
-	at = attachment_find(a->client, a->target);
-	if (!at) {
-		r = attachment_new(&at, a->target, a->client);
-		if (r < 0)
-			return r;
-	}
 	if ((a->in->flags & MIRROR_ATTACH_F_SELF) && a->in->lifeline_tid &&
 	    (pid_t)a->in->lifeline_tid != a->target->lifeline_tid)
 		peek_skip(&a->target->uffd.peek, (pid_t)a->in->lifeline_tid);
 	at->inherited = false;
 	at->is_self |= !!(a->in->flags & MIRROR_ATTACH_F_SELF);
+	attachment_keep(at);
 	if (a->in->flags & MIRROR_ATTACH_F_ARM_ALL) {
 		a->target->arm_all = true;
+		target_keep(a->target);
 		if (a->target->state == MIRROR_TARGET_ARMED)
 			target_rescan(a->target);
 	}
+	return 0;
+}
+
+static void describe(const struct target *t, struct packet *reply)
+{
+	struct mirror_attach *out = packet_payload(reply);
+
+	out->target = t->id;
+	out->features = t->features;
+	for (unsigned int i = 0; i < MIRROR_EVENT_TYPES; i++)
+		out->guarantee[i] = t->guarantee[i];
+	out->pid = t->pid;
+	out->state = t->state;
+	reply->fds[0] = t->gate_fd;
+	reply->n_fds = 1;
+}
+
+int request_attach_again(struct client *c, uint32_t target, struct packet *reply)
+{
+	const struct mirror_attach *out = packet_payload(reply);
+	struct target *t = target_by_id(c->manager, target);
+	bool with_uffd = out->flags & MIRROR_ATTACH_F_UFFD;
+
+	if (!t || !attachment_find(c, t) || (with_uffd && !uffd_source_is_running(&t->uffd)))
+		return -ENOENT;
+	describe(t, reply);
+	if (with_uffd)
+		reply->fds[reply->n_fds++] = t->uffd.fd;
 	return 0;
 }
 
@@ -228,14 +278,7 @@ static void fill_reply(const struct attach *a, struct packet *reply)
 	bool handed = a->in->flags & MIRROR_ATTACH_F_UFFD;
 
 	out->flags &= ~(uint32_t)MIRROR_ATTACH_F_UFFD;
-	out->target = t->id;
-	out->features = t->features;
-	for (unsigned int i = 0; i < MIRROR_EVENT_TYPES; i++)
-		out->guarantee[i] = t->guarantee[i];
-	out->pid = t->pid;
-	out->state = t->state;
-	reply->fds[0] = t->gate_fd;
-	reply->n_fds = 1;
+	describe(t, reply);
 	/* Its own: it may probe.  If it handed one over that was not needed, it swaps. */
 	if ((a->in->flags & MIRROR_ATTACH_F_SELF) && uffd_source_is_running(&t->uffd) &&
 	    (!handed || a->request->fds[1] >= 0)) {
@@ -264,7 +307,9 @@ int request_attach(struct client *c, struct packet *request, struct packet *repl
 	}
 	r = join(&a);
 	if (r < 0) {
-		if (list_is_empty(&a.target->attachments))
+		if (a.joins && a.attachment)
+			attachment_free(a.attachment);	/* and the target with its last */
+		else if (list_is_empty(&a.target->attachments))
 			target_free(a.target);
 		return r;
 	}

@@ -9,6 +9,8 @@
 #include "shm.h"
 #include "request.h"
 #include "sys/log.h"
+#include "sys/state.h"
+#include "sys/store.h"
 #include "table-fill.h"
 
 /* Every member that must be zero is; the structs end with their reserved room. */
@@ -35,12 +37,23 @@ static int do_info(struct client *c, struct packet *request, struct packet *repl
 	out->uapi_version = MIRROR_UAPI_VERSION;
 	out->pid = (uint32_t)getpid();
 	out->features = m->features;
-	out->max_targets = m->quota.limit[QUOTA_TARGETS];
-	out->max_notifiers = m->quota.limit[QUOTA_NOTIFIERS];
-	out->max_channels = m->quota.limit[QUOTA_CHANNELS];
+	out->max_targets = quota_limit(&m->quota, c->conn.uid, QUOTA_TARGETS);
+	out->max_notifiers = quota_limit(&m->quota, c->conn.uid, QUOTA_NOTIFIERS);
+	out->max_channels = quota_limit(&m->quota, c->conn.uid, QUOTA_CHANNELS);
 	out->info_flags = (m->options.embedded ? MIRROR_INFO_EMBEDDED : 0) |
-			  (m->privileged ? MIRROR_INFO_PRIVILEGED : 0);
+			  (m->privileged ? MIRROR_INFO_PRIVILEGED : 0) |
+			  (m->store ? MIRROR_INFO_KEPT : 0);
 	snprintf(out->version, sizeof(out->version), "%s", MIRROR_VERSION);
+	return 0;
+}
+
+static int reply_ring(struct client *c, struct packet *reply)
+{
+	reply->fds[0] = c->ring->producer_fd;
+	reply->fds[1] = c->ring->consumer_fd;
+	reply->fds[2] = c->ring->peer_wake_fd;
+	reply->fds[3] = c->ring->peer_kick_fd;
+	reply->n_fds = 4;
 	return 0;
 }
 
@@ -63,12 +76,7 @@ static int do_channel(struct client *c, struct packet *request, struct packet *r
 	if (r < 0)
 		return r;
 	out->entries = n;
-	reply->fds[0] = c->ring->producer_fd;
-	reply->fds[1] = c->ring->consumer_fd;
-	reply->fds[2] = c->ring->peer_wake_fd;
-	reply->fds[3] = c->ring->peer_kick_fd;
-	reply->n_fds = 4;
-	return 0;
+	return reply_ring(c, reply);
 }
 
 static int do_detach(struct client *c, struct packet *request, struct packet *reply _unused_)
@@ -110,7 +118,9 @@ static int do_insert(struct client *c, struct packet *request, struct packet *re
 	r = notifier_new(&n, a, &like);
 	if (r < 0)
 		return r;
-	r = target_table_follow(n);
+	r = manager_close_unseen(n);
+	if (r == 0)
+		r = target_table_follow(n);
 	if (r < 0) {
 		notifier_free(n);
 		return r;
@@ -290,31 +300,206 @@ static int handle(struct client *c, struct packet *request, struct packet *reply
 	return handlers[op](c, request, reply);
 }
 
-int request_handle(struct client *c, struct packet *request)
+/*
+ * What the next mirrord needs to give this answer again.  Requests that change nothing
+ * are not among them: it has them asked again.
+ */
+static void note_answer(struct client *c, struct packet *reply)
 {
-	struct packet reply = PACKET_NULL;
-	bool own_fds = request->u.msg.op == MIRROR_OP_CHANNEL;
+	const void *payload = packet_payload(reply);
+	uint32_t flags = ((const uint32_t *)payload)[1], result = 0;
+
+	switch (reply->u.msg.op) {
+	case MIRROR_OP_CHANNEL:
+		result = ((const struct mirror_channel *)payload)->entries;
+		break;
+	case MIRROR_OP_ATTACH:
+		result = ((const struct mirror_attach *)payload)->target;
+		break;
+	case MIRROR_OP_NOTIFIER_INSERT:
+		result = ((const struct mirror_notifier_insert *)payload)->notifier;
+		break;
+	case MIRROR_OP_DETACH:
+	case MIRROR_OP_NOTIFIER_REMOVE:
+		break;
+	default:
+		return;
+	}
+	state_served(c->manager->state, flags, result);
+}
+
+/* 0, or -ENOENT: what it was about is no more. */
+static int answer_again(struct client *c, const struct state_request *q, struct packet *reply)
+{
+	uint32_t *words = packet_payload(reply);
+
+	words[0] = (uint32_t)op_payload_size(q->op);
+	words[1] = q->flags;
+	switch (q->op) {
+	case MIRROR_OP_CHANNEL:
+		((struct mirror_channel *)(void *)words)->entries = q->result;
+		return c->ring ? reply_ring(c, reply) : -ENOENT;
+	case MIRROR_OP_ATTACH:
+		return request_attach_again(c, q->result, reply);
+	case MIRROR_OP_NOTIFIER_INSERT:
+		((struct mirror_notifier_insert *)(void *)words)->notifier = q->result;
+		return client_find_notifier(c, q->result) ? 0 : -ENOENT;
+	case MIRROR_OP_NOTIFIER_REMOVE:
+		((struct mirror_notifier_remove *)(void *)words)->last_tail =
+			c->ring ? c->ring->tail : 0;
+		return 0;
+	case MIRROR_OP_DETACH:
+		return 0;
+	}
+	return -ENOENT;
+}
+
+int request_again(struct client *c, const struct state_request *q, struct packet *reply)
+{
+	int r = answer_again(c, q, reply);
+
+	if (r < 0)
+		return r;
+	reply->u.msg = (struct mirror_msg) {
+		.size = (uint32_t)(sizeof(reply->u.msg) + op_payload_size(q->op)),
+		.op = q->op, .serial = q->serial,
+	};
+	return 0;
+}
+
+/* A call on the device that the kernel hands to us as well, though it was served. */
+static bool was_answered(struct client *c, const struct packet *request, struct packet *reply)
+{
+	struct state_request q = c->answered;
+
+	c->answered.phase = STATE_DONE;
+	return q.phase == STATE_SERVED && q.op == request->u.msg.op &&
+	       q.serial == request->u.msg.serial && request_again(c, &q, reply) == 0;
+}
+
+/* A call on the device does not wait while an answer is held; a packet would. */
+static void set_aside(struct client *c)
+{
+	struct state_request q = state_get_request(c->manager->state);
+
+	if (q.phase != STATE_DONE && q.client != c->id)
+		c->manager->set_aside = q;
+}
+
+static void request_done(struct manager *m)
+{
+	state_done(m->state);
+	if (m->set_aside.phase != STATE_DONE)
+		state_put_back(m->state, &m->set_aside);
+	m->set_aside.phase = STATE_DONE;
+}
+
+void request_serve(struct client *c, struct packet *request, struct packet *reply)
+{
 	int r;
 
-	r = handle(c, request, &reply);
-	reply.u.msg = (struct mirror_msg) {
-		.size = (uint32_t)sizeof(reply.u.msg),
+	if (was_answered(c, request, reply))
+		return;
+	set_aside(c);
+	state_begin(c->manager->state, c->id, request->u.msg.op, request->u.msg.serial);
+	r = handle(c, request, reply);
+	reply->u.msg = (struct mirror_msg) {
+		.size = (uint32_t)sizeof(reply->u.msg),
 		.op = request->u.msg.op,
 		.serial = request->u.msg.serial,
 		.error = -r,
 	};
 	if (r < 0) {
 		c->manager->refused++;
-		reply.n_fds = 0;
-		log_debug("client %d: request %u refused: error %d", (int)c->conn.pid,
-			  request->u.msg.op, -r);
+		reply->n_fds = 0;
+		/* a private daemon's stderr is its program's: that has the error already */
+		log_event((r == -EDQUOT || r == -EPERM) && !c->manager->options.embedded ?
+			  LOG_NORMAL : LOG_VERBOSE,
+			  LOG_FIELDS(.event = "refused", .client = c->id, .pid = c->conn.pid,
+				     .uid = c->conn.uid),
+			  "process %d of user %u: request %u refused: %s", (int)c->conn.pid,
+			  (unsigned int)c->conn.uid, request->u.msg.op, strerror(-r));
 	} else {
-		reply.u.msg.size += (uint32_t)op_payload_size(request->u.msg.op);
+		reply->u.msg.size += (uint32_t)op_payload_size(request->u.msg.op);
+		note_answer(c, reply);
 	}
-	r = conn_reply(&c->conn, &reply);
-	if (own_fds && reply.n_fds) {
-		/* They are the client's now; the mappings stay with us. */
-		ring_sent(c->ring);
+}
+
+void request_sent(struct client *c, const struct packet *reply)
+{
+	struct manager *m = c->manager;
+
+	request_done(m);
+	if (reply->u.msg.op != MIRROR_OP_CHANNEL || !reply->n_fds)
+		return;
+	/* They are the client's now; the mappings stay with us. */
+	ring_sent(c->ring);
+	if (c->conn.fd >= 0) {
+		store_remove(m->store, 'W', c->id);
+		store_remove(m->store, 'K', c->id);
 	}
+}
+
+/* Descriptors of its own: whose they are may be gone by then. */
+static struct packet *copy_packet(const struct packet *p)
+{
+	struct packet *copy = malloc(sizeof(*copy));
+
+	if (!copy)
+		return NULL;
+	*copy = *p;
+	copy->n_fds = 0;
+	for (unsigned int i = 0; i < p->n_fds; i++) {
+		copy->fds[i] = fcntl(p->fds[i], F_DUPFD_CLOEXEC, 3);
+		if (copy->fds[i] < 0) {
+			packet_clear(copy);
+			free(copy);
+			return NULL;
+		}
+		copy->n_fds++;
+	}
+	return copy;
+}
+
+void request_drop(struct client *c)
+{
+	if (!c->held)
+		return;
+	packet_clear(c->held);
+	free(c->held);
+	c->held = NULL;
+}
+
+static int answer(struct client *c, const struct packet *reply)
+{
+	int r = conn_reply(&c->conn, reply);
+
+	request_sent(c, reply);
 	return r;
+}
+
+void request_release(struct client *c)
+{
+	int r = 0;
+
+	if (c->held)
+		r = answer(c, c->held);
+	request_drop(c);
+	if (r < 0 || conn_resume(&c->conn) < 0)
+		client_hung_up(c);
+}
+
+int request_handle(struct client *c, struct packet *request)
+{
+	struct packet reply = PACKET_NULL;
+
+	request_serve(c, request, &reply);
+	if (store_is_behind(c->manager->store)) {
+		c->held = copy_packet(&reply);
+		if (c->held) {
+			conn_pause(&c->conn);
+			return 0;
+		}
+	}
+	return answer(c, &reply);
 }

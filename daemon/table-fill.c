@@ -7,6 +7,8 @@
 #include "procfs.h"
 #include "shm.h"
 #include "sys/log.h"
+#include "sys/state.h"
+#include "sys/store.h"
 #include "table-fill.h"
 #include "target.h"
 #include "uffd.h"
@@ -22,24 +24,56 @@
 #define WAIT_MIN_NS 1000000ULL
 #define WAIT_MAX_NS 100000000ULL
 
-static int make_memory(struct target_table *tt, uint32_t target)
+/* The next mirrord must know that there is one before it has the means to end it. */
+static int keep_memory(struct target *t, int fd)
 {
+	struct manager *m = t->manager;
+	uint32_t stored_as = state_next_id(m->state);
+
+	if (!stored_as)
+		return -EDQUOT;
+	store_release(&t->slot->u.target.table, stored_as);
+	store_put(m->store, 't', stored_as, fd);
+	return 0;
+}
+
+static int make_memory(struct target_table *tt, struct target *t)
+{
+	_cleanup_(fd_closep) int fd = -1;
 	int r;
 
 	tt->size = radix_bytes(TABLE_NODES);
-	r = memfd_new("mirror-table", tt->size, &tt->fd);
+	r = memfd_new("mirror-table", tt->size, &fd);
 	if (r < 0)
 		return r;
 	tt->memory = mmap(NULL, tt->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-			  tt->fd, 0);
+			  fd, 0);
 	if (tt->memory == MAP_FAILED) {
 		tt->memory = NULL;
 		return -errno;
 	}
-	r = memfd_seal_writes(tt->fd);
+	r = memfd_share(fd, t->manager->store, &tt->fd);
+	if (r == 0)
+		r = table_init(&tt->core, tt->memory, TABLE_NODES, t->id);
+	if (r == 0)
+		r = keep_memory(t, fd);
+	return r;
+}
+
+int target_table_end_other(int fd)
+{
+	struct mirror_table *head;
+	int r;
+
+	r = memfd_check(fd, sizeof(*head), false);
 	if (r < 0)
 		return r;
-	return table_init(&tt->core, tt->memory, TABLE_NODES, target);
+	head = mmap(NULL, sizeof(*head), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (head == MAP_FAILED)
+		return -errno;
+	store_release(&head->state, MIRROR_TABLE_MOVED);
+	munmap(head, sizeof(*head));
+	return 0;
 }
 
 static void place(struct target_table *tt, uint32_t numa_node)
@@ -99,7 +133,7 @@ int target_table_get(struct target *t, uid_t uid, uint32_t numa_node)
 	if (r == 0)
 		r = quota_charge(quota, &tt->nodes_charge, uid, QUOTA_TABLE_NODES);
 	if (r == 0)
-		r = make_memory(tt, t->id);
+		r = make_memory(tt, t);
 	if (r < 0)
 		return r;
 	place(tt, numa_node);
@@ -109,7 +143,14 @@ int target_table_get(struct target *t, uid_t uid, uint32_t numa_node)
 
 void target_table_drop(struct target *t)
 {
+	uint32_t stored_as = t->slot->u.target.table;
+
 	t->table = target_table_free(t->table);
+	if (!stored_as)
+		return;
+	/* after it was marked: who reads it knows */
+	store_release(&t->slot->u.target.table, 0);
+	store_remove(t->manager->store, 't', stored_as);
 }
 
 uint64_t target_table_bytes(const struct target *t)
@@ -194,7 +235,7 @@ static int open_scan(struct target *t)
 		if (r < 0)
 			return r;
 		if (proc_stat_read(t->pid, 0, &st) < 0 || st.start_time != t->start_time ||
-		    !uffd_mm_is_alive(t->uffd.fd)) {
+		    target_left_program(t) || !uffd_mm_is_alive(t->uffd.fd)) {
 			pagescan_close(&tt->scan);
 			return -ESRCH;
 		}

@@ -49,6 +49,8 @@ struct fill_result {
  */
 int target_table_get(struct target *t, uid_t uid, uint32_t numa_node);
 void target_table_drop(struct target *t);
+/* Another mirrord's: its readers are told that it is not kept any more. */
+int target_table_end_other(int fd);
 
 /* The next three only if there is a table; afterwards there may be none. */
 void target_table_event(struct target *t, const struct event *ev);

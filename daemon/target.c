@@ -7,12 +7,16 @@
 #include "procfs.h"
 #include "shm.h"
 #include "sys/log.h"
+#include "sys/state.h"
+#include "sys/store.h"
 #include "table-fill.h"
 #include "target.h"
 #include "uffd.h"
 
 #define RESCAN_MIN_NS 20000000ULL	/* between looks for new mappings */
 #define RESCAN_MAX_NS 500000000ULL	/* when there were none for a while */
+#define HANGUP_NS 1000000ULL		/* between looks why a connection closed */
+#define HANGUP_TRIES 64
 #define LINGER_NS 2000000000ULL		/* that a dead target can still be asked about */
 
 static void target_guarantees(struct target *t)
@@ -34,31 +38,54 @@ static void target_guarantees(struct target *t)
 		t->features &= ~(MIRROR_FEAT_PEEK | MIRROR_FEAT_REMOVE_END);
 }
 
-static int target_make_gate(struct target *t)
+void target_keep(struct target *t)
+{
+	struct state_target *s = &t->slot->u.target;
+
+	s->parent = t->parent;
+	s->uid = t->uid;
+	s->lifeline_tid = t->lifeline_tid;
+	s->fork_tid = t->fork_tid;
+	s->fork_time = t->fork_time;
+	s->stack = t->stack;
+	s->arm_all = t->arm_all;
+	s->start_time = t->start_time;
+	/* Release, here and below: what they name is there before. */
+	store_release(&s->pid, t->pid);
+	store_release(&s->state, t->state);
+}
+
+static int map_gate(struct target *t, int fd)
 {
 	int r;
 
-	r = memfd_new("mirror-gate", GATE_BYTES, &t->gate_fd);
+	r = life_map(fd, GATE_BYTES, &t->life);
 	if (r < 0)
 		return r;
-	r = life_map(t->gate_fd, GATE_BYTES, &t->life);
-	if (r < 0)
-		return r;
-	r = memfd_seal_writes(t->gate_fd);
+	return memfd_share(fd, t->manager->store, &t->gate_fd);
+}
+
+static int target_make_gate(struct target *t)
+{
+	_cleanup_(fd_closep) int fd = -1;
+	int r;
+
+	r = memfd_new("mirror-gate", GATE_BYTES, &fd);
+	if (r == 0)
+		r = map_gate(t, fd);
 	if (r < 0)
 		return r;
 	gate_init(&t->gate, t->life.shared, t->id, t->manager->live);
+	store_put(t->manager->store, 'g', t->id, fd);
 	return 0;
 }
 
-int target_new(struct target **ret_target, struct manager *m, pid_t pid, int pidfd, uid_t uid)
+static struct target *target_alloc(struct manager *m, uid_t uid)
 {
-	_cleanup_(target_freep) struct target *t = NULL;
-	int r;
+	struct target *t = calloc(1, sizeof(*t));
 
-	t = calloc(1, sizeof(*t));
 	if (!t)
-		return -ENOMEM;
+		return NULL;
 	list_init(&t->link);
 	list_init(&t->attachments);
 	t->manager = m;
@@ -69,11 +96,30 @@ int target_new(struct target **ret_target, struct manager *m, pid_t pid, int pid
 	t->notifiers = (struct notifier_set) NOTIFIER_SET_NULL;
 	t->pidfd = t->gate_fd = -1;
 	t->uid = uid;
-	t->id = m->next_target;
+	return t;
+}
+
+static void target_register(struct target *t)
+{
+	target_guarantees(t);
+	t->manager->n_targets++;
+	list_append(&t->manager->targets, &t->link);
+}
+
+int target_new(struct target **ret_target, struct manager *m, pid_t pid, int pidfd, uid_t uid)
+{
+	_cleanup_(target_freep) struct target *t = target_alloc(m, uid);
+	int r;
+
+	if (!t)
+		return -ENOMEM;
 	r = quota_charge(&m->quota, &t->charge, uid, QUOTA_TARGETS);
+	if (r == 0)
+		r = state_slot_new(m->state, &t->slot);
 	if (r < 0)
 		return r;
-	r = target_make_gate(t);
+	t->id = t->slot->id = state_next_target(m->state);
+	r = t->id ? target_make_gate(t) : -EDQUOT;
 	if (r < 0)
 		return r;
 	if (pid) {
@@ -81,12 +127,70 @@ int target_new(struct target **ret_target, struct manager *m, pid_t pid, int pid
 		if (r < 0)
 			return r;
 	}
-	target_guarantees(t);
-	m->next_target++;
-	m->n_targets++;
-	list_append(&m->targets, &t->link);
+	target_register(t);
+	target_keep(t);
+	state_slot_set(t->slot, STATE_TARGET);
 	*ret_target = TAKE_PTR(t);
 	return 0;
+}
+
+static int resume_gate(struct target *t, int fd)
+{
+	int r;
+
+	r = memfd_check(fd, GATE_BYTES, false);
+	if (r == 0)
+		r = map_gate(t, fd);
+	if (r == 0)
+		r = gate_adopt(&t->gate, t->life.shared, t->id);
+	return r;
+}
+
+int target_resume(struct target **ret_target, struct manager *m, struct state_slot *slot,
+		  int gate_fd)
+{
+	const struct state_target *s = &slot->u.target;
+	_cleanup_(target_freep) struct target *t = target_alloc(m, s->uid);
+	int r;
+
+	if (!t)
+		return -ENOMEM;
+	t->id = slot->id;
+	t->state = s->state;
+	t->parent = s->parent;
+	t->lifeline_tid = s->lifeline_tid;
+	t->fork_tid = s->fork_tid;
+	t->fork_time = s->fork_time;
+	t->stack = s->stack;
+	t->start_time = s->start_time;
+	t->arm_all = s->arm_all;
+	t->pid = s->pid;
+	/* what was let go unseen, the one before us knew */
+	t->unseen_clear = true;
+	t->unseen = 1;
+	r = quota_charge(&m->quota, &t->charge, t->uid, QUOTA_TARGETS);
+	if (r == 0)
+		r = gate_fd < 0 ? target_make_gate(t) : resume_gate(t, gate_fd);
+	if (r < 0)
+		return r;
+	fd_close(gate_fd);
+	t->slot = slot;
+	target_register(t);
+	*ret_target = TAKE_PTR(t);
+	return 0;
+}
+
+static void stop_source(struct target *t)
+{
+	struct state_target *s = &t->slot->u.target;
+	uint32_t stored_as = s->uffd;
+
+	if (stored_as && t->manager->store)
+		uffd_source_let_go(&t->uffd);
+	uffd_source_stop(&t->uffd);
+	s->uffd = 0;
+	if (stored_as)
+		store_remove(t->manager->store, 'u', stored_as);
 }
 
 struct target *target_free(struct target *t)
@@ -96,8 +200,12 @@ struct target *target_free(struct target *t)
 	assert(list_is_empty(&t->attachments) && notifier_set_is_empty(&t->notifiers));
 	if (t->gate.shm)
 		gate_release(&t->gate, MIRROR_GATE_CLOSED);
-	target_table_drop(t);
-	uffd_source_stop(&t->uffd);
+	if (t->slot) {
+		target_table_drop(t);
+		stop_source(t);
+		t->slot = state_slot_free(t->manager->state, t->slot);
+		store_remove(t->manager->store, 'g', t->id);
+	}
 	exit_source_stop(&t->exit);
 	loop_stop(&t->timer);
 	life_unmap(&t->life);
@@ -134,6 +242,16 @@ struct target *target_by_pid(struct manager *m, pid_t pid)
 	return NULL;
 }
 
+bool target_left_program(const struct target *t)
+{
+	struct proc_stat st;
+
+	/* where it is not for us to know there is nothing that we could look into */
+	if (!t->pid || !t->stack || proc_stat_read(t->pid, 0, &st) < 0 || !st.start_stack)
+		return false;
+	return st.start_time == t->start_time && st.start_stack != t->stack;
+}
+
 int target_set_process(struct target *t, pid_t pid, int pidfd)
 {
 	struct proc_stat st;
@@ -148,6 +266,7 @@ int target_set_process(struct target *t, pid_t pid, int pidfd)
 	t->pid = pid;
 	t->pidfd = pidfd;
 	t->start_time = st.start_time;
+	target_keep(t);
 	if (uffd_source_is_running(&t->uffd)) {
 		uffd_source_set_pid(&t->uffd, pid, t->lifeline_tid, t->manager->options.peek);
 		target_guarantees(t);
@@ -156,11 +275,12 @@ int target_set_process(struct target *t, pid_t pid, int pidfd)
 	return 0;
 }
 
-int target_start(struct target *t, int fd)
+static int start_source(struct target *t, int fd, bool resumed)
 {
 	struct uffd_source_config config = {
 		.loop = t->manager->loop, .zaps = t->manager->zaps, .sink = &t->sink,
 		.pid = t->pid, .skip_tid = t->lifeline_tid, .peek = t->manager->options.peek,
+		.resumed = resumed,
 	};
 	int r;
 
@@ -169,11 +289,43 @@ int target_start(struct target *t, int fd)
 		return r;
 	t->state = MIRROR_TARGET_ARMED;
 	target_guarantees(t);
-	gate_revive(&t->gate);
-	target_table_started(t);
-	log_debug("target %u: pid %d is watched", t->id, (int)t->pid);
 	return 0;
 }
+
+int target_resume_source(struct target *t, int fd, uint32_t stored_as)
+{
+	int r;
+
+	r = start_source(t, fd, true);
+	if (r == 0)
+		t->slot->u.target.uffd = stored_as;
+	return r;
+}
+
+int target_start(struct target *t, int fd)
+{
+	struct manager *m = t->manager;
+	uint32_t stored_as = state_next_id(m->state);
+	int r;
+
+	if (!stored_as)
+		return -EDQUOT;
+	r = start_source(t, fd, false);
+	if (r < 0)
+		return r;
+	store_put(m->store, 'u', stored_as, fd);
+	t->slot->u.target.uffd = stored_as;
+	t->slot->u.target.armed_by = state_current(m->state);
+	target_keep(t);
+	gate_revive(&t->gate);
+	target_table_started(t);
+	log_event(LOG_VERBOSE, LOG_FIELDS(.event = "attach", .target = t->id, .pid = t->pid,
+					  .uid = t->uid),
+		  "target %u: pid %d is watched", t->id, (int)t->pid);
+	return 0;
+}
+
+static void target_sweep(struct loop_op *op, int res);
 
 static void release_notifiers(struct target *t, uint8_t cause)
 {
@@ -201,8 +353,21 @@ static void release_notifiers(struct target *t, uint8_t cause)
 		}
 	}
 	manager_flush(t->manager);
+	/* after the flush: who is not linked any more has its record, or is owed it */
+	list_for_each(l, &t->attachments) {
+		struct attachment *a = list_entry(l, struct attachment, target_link);
+
+		list_for_each(k, &a->notifiers)
+			notifier_keep(list_entry(k, struct notifier, attachment_link));
+	}
 	ev.watched_start = ev.watched_end = 0;
 	manager_wake(t->manager, t, &ev);
+}
+
+void target_linger(struct target *t)
+{
+	/* It stays for a while, so that those who watch it can ask what it was. */
+	loop_timeout(t->manager->loop, &t->timer, LINGER_NS, target_sweep);
 }
 
 static bool owes_release(const struct attachment *a)
@@ -243,23 +408,26 @@ void target_gone(struct target *t, uint8_t cause)
 
 	if (t->state == MIRROR_TARGET_DEAD)
 		return;
-	log_debug("target %u: pid %d is gone (%s)", t->id, (int)t->pid, exec ? "exec" : "exit");
+	log_event(LOG_VERBOSE, LOG_FIELDS(.event = "release", .target = t->id, .pid = t->pid,
+					  .uid = t->uid),
+		  "target %u: pid %d is gone (%s)", t->id, (int)t->pid, exec ? "exec" : "exit");
+	store_release(&t->slot->u.target.going, cause);
 	gate_release(&t->gate, MIRROR_GATE_RELEASED);
 	target_table_drop(t);
 	t->unseen_clear = false;
-	uffd_source_stop(&t->uffd);
+	stop_source(t);
 	loop_stop(&t->timer);
 	t->arm_all = false;
 	t->arm_next = t->arm_end = 0;
 	release_notifiers(t, cause);
-	if (exec && !notifier_set_is_empty(&t->notifiers)) {
-		t->state = MIRROR_TARGET_PENDING;
+	t->state = exec && !notifier_set_is_empty(&t->notifiers) ? MIRROR_TARGET_PENDING
+								  : MIRROR_TARGET_DEAD;
+	target_keep(t);
+	store_release(&t->slot->u.target.going, 0);
+	if (t->state == MIRROR_TARGET_PENDING)
 		return;
-	}
-	t->state = MIRROR_TARGET_DEAD;
 	exit_source_stop(&t->exit);
-	/* It stays for a while, so that those who watch it can ask what it was. */
-	loop_timeout(t->manager->loop, &t->timer, LINGER_NS, target_sweep);
+	target_linger(t);
 }
 
 bool target_is_followed(const struct target *t, uint32_t flag)
@@ -270,194 +438,6 @@ bool target_is_followed(const struct target *t, uint32_t flag)
 	return false;
 }
 
-/* Everybody who follows @parent watches @child the same way. */
-static int inherit(struct target *parent, struct target *child)
-{
-	int r;
-
-	list_for_each(l, &parent->attachments) {
-		struct attachment *a = list_entry(l, struct attachment, target_link), *mine = NULL;
-
-		list_for_each(k, &a->notifiers) {
-			struct notifier *n = list_entry(k, struct notifier, attachment_link), *new;
-
-			if (!(n->flags & MIRROR_NOTIFIER_F_FOLLOW_FORK) || !n->interval.linked)
-				continue;
-			r = mine ? 0 : attachment_new(&mine, child, a->client);
-			if (r < 0)
-				return r;
-			mine->inherited = true;
-			r = notifier_new(&new, mine, n);
-			if (r < 0)
-				return r;
-		}
-	}
-	return 0;
-}
-
-static void drop_attachments(struct target *t)
-{
-	while (!list_is_empty(&t->attachments)) {
-		struct attachment *a = list_entry(t->attachments.next, struct attachment,
-						  target_link);
-		bool last = t->attachments.next == t->attachments.prev;
-
-		attachment_free(a);
-		if (last)
-			return;		/* the target went with it */
-	}
-	target_free(t);
-}
-
-int target_adopt(struct target *parent, pid_t pid, int pidfd, uid_t uid,
-		 struct target **ret_target)
-{
-	struct target *child;
-	int r;
-
-	r = target_new(&child, parent->manager, pid, pidfd, uid);
-	if (r < 0)
-		return r;
-	child->parent = parent->id;
-	r = inherit(parent, child);
-	if (r < 0) {
-		child->pidfd = -1;	/* the caller's still */
-		exit_source_stop(&child->exit);
-		drop_attachments(child);
-		return r;
-	}
-	*ret_target = child;
-	return 0;
-}
-
-#define FIND_NS 1000000ULL
-#define FIND_TRIES 3000
-#define HANGUP_TRIES 64
-
-static void target_find_pid(struct loop_op *op, int res);
-
-struct target *target_fork(struct target *t, int uffd, pid_t fork_tid)
-{
-	struct target *child;
-	struct proc_stat st;
-
-	if (!target_is_followed(t, MIRROR_NOTIFIER_F_FOLLOW_FORK) ||
-	    target_adopt(t, 0, -1, t->uid, &child) < 0) {
-		/* Closing it unregisters the child's memory: the child runs free. */
-		fd_close(uffd);
-		return NULL;
-	}
-	child->fork_tid = fork_tid;
-	child->fork_time = proc_now();
-	child->fork_stack = proc_stat_read(t->pid, 0, &st) == 0 ? st.start_stack : 0;
-	child->arm_all = t->arm_all;
-	if (target_start(child, uffd) < 0) {
-		fd_close(uffd);
-		drop_attachments(child);
-		return NULL;
-	}
-	loop_timeout(t->manager->loop, &child->timer, FIND_NS, target_find_pid);
-	return child;
-}
-
-/*
- * The kernel tells of a fork before the child can be seen, and does not say later who
- * it was.  A process is the child if its parent is, it began after we read the event,
- * runs the program that its parent ran then (exec draws another stack), and has
- * memory of its own.
- */
-static bool could_be(const struct target *t, const struct target *parent, pid_t pid)
-{
-	struct proc_stat st;
-
-	return proc_stat_read(pid, 0, &st) == 0 && st.ppid == parent->pid &&
-	       st.start_time >= t->fork_time && st.start_stack == t->fork_stack &&
-	       !proc_share_memory(pid, parent->pid);
-}
-
-/* The children of the thread that forked @t, in order, that nobody has claimed. */
-static int unclaimed(const struct target *t, const struct target *parent, pid_t *ret_pids, int max)
-{
-	int n, found = 0;
-
-	n = proc_children(parent->pid, t->fork_tid, ret_pids, (size_t)max);
-	for (int i = 0; i < n; i++)
-		if (!target_by_pid(t->manager, ret_pids[i]) && could_be(t, parent, ret_pids[i]))
-			ret_pids[found++] = ret_pids[i];
-	return found;
-}
-
-static bool lacks_process(const struct target *t, const struct target *parent)
-{
-	return t->parent == parent->id && !t->pid && t->state == MIRROR_TARGET_ARMED;
-}
-
-/* Threads of one parent fork side by side; those of one thread come in order. */
-struct target *target_of_child(struct target *parent, pid_t pid)
-{
-	pid_t pids[64];
-
-	list_for_each(l, &parent->manager->targets) {
-		struct target *t = list_entry(l, struct target, link);
-		int n, before = 0;
-
-		if (!lacks_process(t, parent))
-			continue;
-		n = unclaimed(t, parent, pids, ARRAY_SIZE(pids));
-		list_for_each(k, &parent->manager->targets) {
-			struct target *other = list_entry(k, struct target, link);
-
-			if (other == t)
-				break;
-			before += lacks_process(other, parent) && other->fork_tid == t->fork_tid;
-		}
-		if (n && pids[MIN(before, n - 1)] == pid)
-			return t;
-	}
-	return NULL;
-}
-
-static pid_t find_child(struct target *t, struct target *parent)
-{
-	pid_t pids[64];
-	int n = unclaimed(t, parent, pids, ARRAY_SIZE(pids));
-
-	for (int i = 0; i < n; i++)
-		if (target_of_child(parent, pids[i]) == t)
-			return pids[i];
-	return 0;
-}
-
-static void target_find_pid(struct loop_op *op, int res _unused_)
-{
-	struct target *t = container_of(op, struct target, timer);
-	struct target *parent = target_by_id(t->manager, t->parent);
-	pid_t pid = 0;
-	int pidfd;
-
-	if (t->pid) {
-		target_rescan(t);
-		return;
-	}
-	if (!uffd_mm_is_alive(t->uffd.fd)) {
-		target_gone(t, MIRROR_CAUSE_EXIT);
-		return;
-	}
-	if (parent && parent->pid)
-		pid = find_child(t, parent);
-	if (pid) {
-		pidfd = proc_pidfd(pid);
-		if (pidfd >= 0 && target_set_process(t, pid, pidfd) == 0) {
-			target_rescan(t);
-			return;
-		}
-		fd_close(pidfd);
-	}
-	/* Later and later, but for ever: that the address space is gone must be noticed. */
-	t->tries = MIN(t->tries + 1, FIND_TRIES);
-	loop_timeout(t->manager->loop, op, FIND_NS * (1 + t->tries / 16), target_find_pid);
-}
-
 static void target_look(struct loop_op *op, int res);
 
 static void look_in(struct target *t, uint64_t ns)
@@ -465,6 +445,16 @@ static void look_in(struct target *t, uint64_t ns)
 	/* The timer may be looking for the pid; then it goes on with this by itself. */
 	if (!loop_op_is_active(&t->timer))
 		loop_timeout(t->manager->loop, &t->timer, ns, target_look);
+}
+
+void target_arm_later(struct target *t, uint64_t start, uint64_t end)
+{
+	/* one range is kept in mind: what lies between two is registered too */
+	bool none = t->arm_next == t->arm_end;
+
+	t->arm_next = none ? start : MIN(t->arm_next, start);
+	t->arm_end = none ? end : MAX(t->arm_end, end);
+	look_in(t, 1);
 }
 
 int target_arm(struct target *t, uint64_t start, uint64_t end, struct arm_result *ret_result)
@@ -477,14 +467,8 @@ int target_arm(struct target *t, uint64_t start, uint64_t end, struct arm_result
 	if (r < 0)
 		return r;
 	t->armed = MAX(t->armed, ret_result->armed);
-	if (ret_result->next < end) {
-		/* one range is kept in mind: what lies between two is registered too */
-		bool none = t->arm_next == t->arm_end;
-
-		t->arm_next = none ? ret_result->next : MIN(t->arm_next, ret_result->next);
-		t->arm_end = none ? end : MAX(t->arm_end, end);
-		look_in(t, 1);
-	}
+	if (ret_result->next < end)
+		target_arm_later(t, ret_result->next, end);
 	return 0;
 }
 
@@ -507,7 +491,8 @@ static bool did_exec(struct target *t)
 {
 	struct proc_stat st;
 
-	if (!uffd_source_is_running(&t->uffd) || uffd_mm_is_alive(t->uffd.fd))
+	if (!uffd_source_is_running(&t->uffd) ||
+	    (uffd_mm_is_alive(t->uffd.fd) && !target_left_program(t)))
 		return false;
 	t->hung_up = false;
 	if (proc_stat_read(t->pid, 0, &st) < 0 || st.start_time != t->start_time ||
@@ -525,7 +510,7 @@ void target_hung_up(struct target *t)
 	t->hung_up = uffd_source_is_running(&t->uffd);
 	t->tries = 0;
 	if (t->hung_up)
-		look_in(t, FIND_NS);
+		look_in(t, HANGUP_NS);
 }
 
 static void target_look(struct loop_op *op, int res _unused_)
@@ -535,7 +520,7 @@ static void target_look(struct loop_op *op, int res _unused_)
 	if (t->hung_up && did_exec(t))
 		return;
 	if (t->hung_up && ++t->tries < HANGUP_TRIES) {
-		look_in(t, FIND_NS * (1 + t->tries / 16));
+		look_in(t, HANGUP_NS * (1 + t->tries / 16));
 		return;
 	}
 	t->hung_up = false;

@@ -27,6 +27,7 @@
 
 struct client;
 struct manager;
+struct state_slot;
 struct target_table;
 
 struct target {
@@ -42,6 +43,7 @@ struct target {
 	struct gate gate;
 	struct life_map life;
 	struct target_table *table;	/* NULL: nobody asked for it */
+	struct state_slot *slot;	/* what the next mirrord will know of it */
 	uint64_t start_time;		/* of the process, with pid its name */
 	uint64_t published;
 	uint64_t features;
@@ -50,12 +52,16 @@ struct target {
 	uint32_t arm_seen;		/* so far in this look */
 	uint32_t id, parent, state, armed;
 	uint32_t tries;
-	uint64_t fork_time, fork_stack;	/* of the fork that made it; see target_of_child() */
+	uint64_t fork_time;		/* of the fork that made it; see target_of_child() */
+	uint64_t stack;			/* of the program whose memory it is; 0: not known */
 	pid_t pid, lifeline_tid, fork_tid;
 	uid_t uid;
 	int pidfd, gate_fd;
 	bool arm_all;
 	bool unseen_clear;		/* a CLEAR was let go whose end nobody looked for */
+	uint64_t unseen, proven;	/* those not watched as a whole; of them known to be over */
+	bool orphan;			/* of another mirrord, and without its gate */
+	bool forsaken;			/* the same, without a connection of its process's own */
 	bool hung_up;			/* its connection closed, and we do not know why */
 	uint8_t guarantee[16];
 };
@@ -66,6 +72,7 @@ struct attachment {
 	struct list notifiers;
 	struct client *client;
 	struct target *target;
+	struct state_slot *slot;
 	bool is_self;			/* the client is the target */
 	bool inherited;			/* by following a parent; the client did not ask */
 };
@@ -73,6 +80,20 @@ struct attachment {
 /* @pid 0: a child not yet found.  The pidfd is taken over on success. */
 int target_new(struct target **ret_target, struct manager *m, pid_t pid, int pidfd, uid_t uid);
 struct target *target_free(struct target *t);
+
+/*
+ * Another mirrord's, from its slot, with the gate's descriptor, taken over on success;
+ * with -1 it gets a gate that nobody knows.  See adopt-target.c, which does the rest.
+ */
+int target_resume(struct target **ret_target, struct manager *m, struct state_slot *slot,
+		  int gate_fd);
+/* The same for its userfaultfd: PENDING -> ARMED, but the gate stays as it is. */
+int target_resume_source(struct target *t, int fd, uint32_t stored_as);
+
+/* Its slot, and those of others, are made to say what is. */
+void target_keep(struct target *t);
+void attachment_keep(struct attachment *a);
+void notifier_keep(struct notifier *n);
 
 struct target *target_by_id(struct manager *m, uint32_t id);
 /* The living target that is this process. */
@@ -90,8 +111,20 @@ void target_hung_up(struct target *t);
 /* The address space is gone: RELEASE to all. */
 void target_gone(struct target *t, uint8_t cause);
 
+/* DEAD as it is, it goes when nobody is attached any more, or need not be. */
+void target_linger(struct target *t);
+
+/*
+ * Does its process run another program than the one whose memory is watched?  That
+ * can live on, if others have it too; what /proc says by the pid is not of it.
+ */
+bool target_left_program(const struct target *t);
+
 /* Its process is known from now on. */
 int target_set_process(struct target *t, pid_t pid, int pidfd);
+
+/* It has none: its process is looked for until it is found, or is no more. */
+void target_seek_process(struct target *t);
 
 /*
  * A child of @parent's is looked at: which of the targets that still lack a process
@@ -114,6 +147,9 @@ bool target_is_followed(const struct target *t, uint32_t flag);
  */
 int target_arm(struct target *t, uint64_t start, uint64_t end, struct arm_result *ret_result);
 
+/* The same, when the loop turns. */
+void target_arm_later(struct target *t, uint64_t start, uint64_t end);
+
 /* If it is armed as a whole: looks for new mappings now and then, from now on. */
 void target_rescan(struct target *t);
 
@@ -124,6 +160,11 @@ struct attachment *attachment_find(struct client *c, struct target *t);
 
 int notifier_new(struct notifier **ret_notifier, struct attachment *a,
 		 const struct notifier *like);
+/* Another mirrord's: as new ones, but they have their slots, and a notifier its id. */
+int attachment_resume(struct attachment **ret_attachment, struct target *t, struct client *c,
+		      struct state_slot *slot);
+int notifier_resume(struct notifier **ret_notifier, struct attachment *a,
+		    struct state_slot *slot);
 struct notifier *notifier_free(struct notifier *n);
 
 DEFINE_CLEANUP(struct target *, target_free)

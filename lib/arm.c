@@ -158,8 +158,8 @@ MIRROR_PUBLIC int mirror_target_arm(struct mirror_target *target, uint64_t start
 		return r;
 	if (!range_is_valid(start, end))
 		return -EINVAL;
-	if (gate_is_gone(&target->gate))
-		return load_acquire(&target->gate.head->state) == MIRROR_GATE_RELEASED ?
-		       -ESRCH : ctx_daemon_is_gone(target->ctx) ? -EPIPE : -ESRCH;
+	r = gate_look(target, &target->gate);
+	if (r < 0)
+		return r;
 	return arm_range(target, start, end);
 }

@@ -8,12 +8,10 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include "mirror-private.h"
 
-#define SOCKET_PATH "/run/mirror/control"
 #define HIDDEN_FD 700	/* below the usual limit of 1024 */
+#define OPENINGS 5
 #define OPEN_KNOWN (MIRROR_OPEN_EMBEDDED | MIRROR_OPEN_NO_EMBEDDED | MIRROR_OPEN_NO_RING)
 
 static struct mirror_ctx *ctx_free(struct mirror_ctx *ctx)
@@ -83,89 +81,12 @@ int fd_hide(const struct mirror_ctx *ctx, int fd)
 	return high;
 }
 
-static int set_timeout(int fd, unsigned int timeout_ms)
-{
-	struct timeval tv = {
-		.tv_sec = timeout_ms / 1000,
-		.tv_usec = timeout_ms % 1000 * 1000,
-	};
-
-	/* connect() obeys SO_SNDTIMEO too; 0 is for ever */
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) < 0 ||
-	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)) < 0)
-		return -errno;
-	return 0;
-}
-
-static int connect_to(const char *path, unsigned int timeout_ms, int *ret_fd)
-{
-	_cleanup_(fd_closep) int fd = -1;
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int r;
-
-	if (strlen(path) >= sizeof(address.sun_path))
-		return -ENAMETOOLONG;
-	strcpy(address.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	r = set_timeout(fd, timeout_ms);
-	if (r < 0)
-		return r;
-	do {
-		r = connect(fd, (const struct sockaddr *)&address, sizeof(address));
-	} while (r < 0 && errno == EINTR);
-	if (r < 0)	/* EPROTOTYPE: a socket of another type, so not ours */
-		return errno == EAGAIN ? -ETIMEDOUT : errno == EPROTOTYPE ? -EPROTO : -errno;
-	*ret_fd = TAKE_FD(fd);
-	return 0;
-}
-
-static bool env_is_one(const char *name)
-{
-	const char *value = secure_getenv(name);
-
-	return value && !strcmp(value, "1");
-}
-
-/* Nobody there, as opposed to somebody who does not want us. */
-static bool is_absent(int r)
-{
-	return r == -ENOENT || r == -ECONNREFUSED;
-}
-
-static int ctx_connect(struct mirror_ctx *ctx, const struct mirror_open_opts *opts,
-		       unsigned int timeout_ms)
-{
-	const char *path = opts->path;
-	bool forced, forbidden;
-	int r = -ENOENT;
-
-	forbidden = opts->flags & MIRROR_OPEN_NO_EMBEDDED;
-	forced = opts->flags & MIRROR_OPEN_EMBEDDED ||
-		 (!forbidden && env_is_one("MIRROR_EMBEDDED"));
-	if (!path && !forced)
-		path = secure_getenv("MIRROR_SOCKET");
-	if (!path && !forced)
-		path = SOCKET_PATH;
-	if (!forced)
-		r = connect_to(path, timeout_ms, &ctx->fds[CTX_FD_SOCKET]);
-	if (!is_absent(r) || (forbidden && !forced))
-		return r;
-	ctx->embedded = true;
-	/* who forces a private daemon and names a path wants it to serve others there */
-	return embed_start(opts->flags & MIRROR_OPEN_EMBEDDED ? opts->path : NULL,
-			   &ctx->fds[CTX_FD_SOCKET]);
-}
-
 static int ctx_hello(struct mirror_ctx *ctx)
 {
 	int r;
 
 	ctx->info.size = sizeof(ctx->info);
 	r = ctx_request(ctx, MIRROR_OP_INFO, &ctx->info, NULL, 0, NULL);
-	if (r == -EPIPE)
-		return -ECONNREFUSED;
 	if (r == -ENOTTY || r == -EBADMSG)
 		return -EPROTO;
 	if (r < 0)
@@ -215,10 +136,35 @@ static int ctx_make_ring(struct mirror_ctx *ctx, const struct mirror_open_opts *
 	return watch(ctx->fds[CTX_FD_POLL], ctx->fds[CTX_FD_SOCKET], EPOLLRDHUP);
 }
 
+/* -EPIPE: somebody was there, and hung up before we were served. */
+static int open_once(struct mirror_ctx **ret_ctx, const struct mirror_open_opts *o,
+		     unsigned int timeout_ms)
+{
+	_cleanup_(mirror_ctx_unrefp) struct mirror_ctx *ctx = NULL;
+	int r;
+
+	r = ctx_new(&ctx);
+	if (r < 0)
+		return r;
+	ctx->discreet = timeout_ms > 0;
+	r = ctx_connect(ctx, o, timeout_ms);
+	if (r < 0)
+		return r;
+	ctx->fds[CTX_FD_SOCKET] = fd_hide(ctx, ctx->fds[CTX_FD_SOCKET]);
+	r = ctx_hello(ctx);
+	if (r == 0 && !(o->flags & MIRROR_OPEN_NO_RING))
+		r = ctx_make_ring(ctx, o);
+	if (r == -EPIPE && ctx->embedded)
+		return -ECONNREFUSED;
+	if (r < 0)
+		return r;
+	*ret_ctx = TAKE_PTR(ctx);
+	return 0;
+}
+
 int ctx_open(struct mirror_ctx **ret_ctx, const struct mirror_open_opts *opts,
 	     unsigned int timeout_ms)
 {
-	_cleanup_(mirror_ctx_unrefp) struct mirror_ctx *ctx = NULL;
 	struct mirror_open_opts o = MIRROR_OPEN_OPTS_INIT;
 	int r;
 
@@ -229,24 +175,13 @@ int ctx_open(struct mirror_ctx **ret_ctx, const struct mirror_open_opts *opts,
 		return -E2BIG;
 	if (o.flags & MIRROR_OPEN_EMBEDDED && o.flags & MIRROR_OPEN_NO_EMBEDDED)
 		return -EINVAL;
-	r = ctx_new(&ctx);
-	if (r < 0)
-		return r;
-	ctx->discreet = timeout_ms > 0;
-	r = ctx_connect(ctx, &o, timeout_ms);
-	if (r < 0)
-		return r;
-	ctx->fds[CTX_FD_SOCKET] = fd_hide(ctx, ctx->fds[CTX_FD_SOCKET]);
-	r = ctx_hello(ctx);
-	if (r < 0)
-		return r;
-	if (!(o.flags & MIRROR_OPEN_NO_RING)) {
-		r = ctx_make_ring(ctx, &o);
-		if (r < 0)
-			return r == -EPIPE ? -ECONNREFUSED : r;
+	/* One that is killed just then has not yet said who its clients are: ask the next. */
+	for (unsigned int i = 0; i < OPENINGS; i++) {
+		r = open_once(ret_ctx, &o, timeout_ms);
+		if (r != -EPIPE)
+			return r;
 	}
-	*ret_ctx = TAKE_PTR(ctx);
-	return 0;
+	return -ECONNREFUSED;
 }
 
 MIRROR_PUBLIC int mirror_open(struct mirror_ctx **ret_ctx, const struct mirror_open_opts *opts)

@@ -112,7 +112,7 @@ static bool lookup_fast(struct mirror_device *device, uint64_t address, struct f
 	if (device->strict && uffd_probe(load_relaxed(&device->target->fds[TARGET_FD_UFFD])))
 		return false;
 	head = gate_head_load(gate->head);
-	if (head.life != (gate->live | ~(uint32_t)load_relaxed(device->ctx->here)) || head.seq & 1)
+	if (head.life != gate_life(gate, device->ctx->here) || head.seq & 1)
 		return false;
 	found->started = load_relaxed(&gate->stripes[i].started);
 	/* Acquire: pairs with the release in lookup_slow(); the reactions are done. */
@@ -154,6 +154,12 @@ static int lookup_slow(struct mirror_device *device, uint64_t address, struct fo
 		return found->entry ? 0 : -ENOENT;
 	}
 	return -EAGAIN;
+}
+
+/* No life is all ones. */
+static uint32_t tlb_live(const struct mirror_device *device)
+{
+	return device->strict ? UINT32_MAX : gate_live(&device->target->gate);
 }
 
 /* Each thread has another stack. */
@@ -221,8 +227,7 @@ MIRROR_PUBLIC void mirror_tlb_init(struct mirror_tlb *tlb, struct mirror_device 
 		.stripes = gate->stripes,
 		.generation = &device->generation,
 		.here = device->ctx->here,
-		/* no life is all ones */
-		.live = device->strict ? UINT32_MAX : gate->live,
+		.live = tlb_live(device),
 		.shift = gate->shift,
 		.bits = gate->bits,
 	};
@@ -240,6 +245,8 @@ MIRROR_PUBLIC int mirror_tlb_miss(struct mirror_tlb *tlb, uint64_t address, uint
 	r = lookup(tlb->device, address, rights, &found);
 	if (r < 0)
 		return r;
+	/* another one after a restart; the slots from before have other versions */
+	tlb->live = tlb_live(tlb->device);
 	tlb->slots[page / PAGE_BYTES % MIRROR_TLB_SLOTS] = (struct mirror_tlb_slot) {
 		.page = page,
 		.entry = found.entry,

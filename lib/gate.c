@@ -54,8 +54,38 @@
  *   and remap_file_pages() put another, unwatched one in its place without any.
  *
  * Death
- *   life is not what it was: all is invalid.  The kernel changes it, at the death of
- *   the daemon, before it lets go of any target.
+ *   life is not live: all is invalid.  The kernel changes life, at the death of the
+ *   daemon, before it lets go of any target.
+ *
+ *   It may be the end, or another daemon goes on, with the same gate and the same
+ *   sockets.  In the first case the sockets hang up.  As long as they do not, a lookup
+ *   waits, and looks at them each 10 ms; its patience is that for any other wait.
+ *
+ * Restart
+ *	old daemon	kernel			new daemon		lookup
+ *	life == live
+ *	SIGKILL		life = died					life != live
+ *						OVERFLOW, if it was not quiet
+ *						started++ of every stripe
+ *						ended++ of every stripe
+ *						seq = even
+ *						live = its own
+ *						life = live (release)	load-acquire life
+ *									take live anew
+ *
+ *   The copies of `live` are taken anew by whoever finds that the gate lives, without a
+ *   lock, while others compare with them.  No old version can become good by that,
+ *   whichever copy a thread sees: it is good only if the life that was loaded, by an
+ *   acquire, is that copy.  If that life is of the old daemon, all is as before.  If it is
+ *   of the new one, `started` is loaded after every stripe has been counted, and no
+ *   version from before is equal to that.  The copy is only there to tell life from
+ *   death; it says nothing about versions, so a thread may see an old one (one more
+ *   retry) or a new one at any time.  Should the new daemon have the thread id, and so
+ *   the `live`, of the old one, nothing changes in this.
+ *
+ *   Nothing is lost in between.  What was read, and perhaps not told, OVERFLOW covers;
+ *   it is there before life is good, as records are before `ended`.  What was not read
+ *   keeps its thread waiting until the new daemon has read it.
  */
 #include <poll.h>
 #include <sched.h>
@@ -72,11 +102,17 @@
 #define PROBE_SPINS 64
 #define PATIENCE_NS NSEC_PER_SEC
 
+/* What the word holds of a living daemon: a thread's id, so none of the higher bits. */
+static bool is_live(uint32_t live)
+{
+	return live && live <= FUTEX_TID_MASK;
+}
+
 static int check_head(const struct mirror_gate *head, uint64_t size, uint32_t target)
 {
 	if (head->magic != MIRROR_GATE_MAGIC || head->version != MIRROR_GATE_VERSION)
 		return -EPROTO;
-	if (head->target != target || !head->live || head->live == UINT32_MAX)
+	if (head->target != target || !is_live(head->live))
 		return -EPROTO;
 	if (head->size > size || !head->n_stripes || head->n_stripes & (head->n_stripes - 1))
 		return -EPROTO;
@@ -116,7 +152,7 @@ int gate_map(struct gate *gate, int fd, uint32_t target)
 	*gate = (struct gate) {
 		.head = map,
 		.stripes = (const void *)((const uint8_t *)map + head.stripes_off),
-		.live = head.live,
+		.not_live = ~head.live,
 		.shift = head.stripe_shift,
 		.bits = (uint32_t)__builtin_ctz(head.n_stripes),
 		.n_stripes = head.n_stripes,
@@ -204,8 +240,7 @@ static inline int retry(struct mirror_notifier *n, uint64_t start, uint64_t end,
 	if (unlikely(start < n->start || end > n->end || start >= end))
 		return retry_slow(n);
 	head = gate_head_load(gate->head);
-	/* *here is all ones, but not in a child or without a daemon; no life is all ones */
-	if (unlikely(head.life != (gate->live | ~(uint32_t)load_relaxed(n->here)) || head.seq & 1))
+	if (unlikely(head.life != gate_life(gate, n->here) || head.seq & 1))
 		return retry_slow(n);
 	if (unlikely(block != (end - 1) >> gate->shift))
 		return retry_many(n, start, end, version);
@@ -282,22 +317,42 @@ static int wait_word(struct patience *p, const uint32_t *word, uint32_t value)
 	return 0;
 }
 
-/* Why life is not what it was. */
-static int why_gone(struct mirror_notifier *n)
+int gate_look(struct mirror_target *target, struct gate *gate)
 {
-	struct mirror_ctx *ctx = n->target->ctx;
+	const struct mirror_gate *head = gate->head;
+	uint32_t life, live;
 
-	if (gate_head_load(n->gate.head).life & FUTEX_OWNER_DIED) {
-		ctx_set_dead(ctx);
-		return -EPIPE;
+	life = gate_head_load(head).life;
+	/* Relaxed: the acquire of a life came after the release of the live it equals. */
+	live = load_relaxed(&head->live);
+	if (life == live && is_live(live)) {
+		store_relaxed(&gate->not_live, ~live);
+		store_relaxed(&target->gate.not_live, ~live);
+		return 1;
 	}
-	switch (load_acquire(&n->gate.head->state)) {
+	if (life & FUTEX_OWNER_DIED)
+		return ctx_daemon_is_gone(target->ctx) ? -EPIPE : 0;
+	if (life)	/* died since we loaded it, and live is of the next one */
+		return 0;
+	switch (load_acquire(&head->state)) {
 	case MIRROR_GATE_RELEASED:
 		return -ESRCH;
 	case MIRROR_GATE_CLOSED:
 		return -EPIPE;
 	}
-	return ctx_daemon_is_gone(ctx) ? -EPIPE : -ESRCH;
+	return ctx_daemon_is_gone(target->ctx) ? -EPIPE : -ESRCH;
+}
+
+/* life is not the one we know. */
+static int wait_life(struct patience *p, struct mirror_notifier *n)
+{
+	uint32_t life = load_relaxed(&n->gate.head->life);
+	int r;
+
+	r = gate_look(n->target, &n->gate);
+	if (r == 0)
+		r = wait_word(p, &n->gate.head->life, life);
+	return MIN(r, 0);
 }
 
 /* The kernel has begun a change that the daemon does not know of yet. */
@@ -323,9 +378,9 @@ static int wait_head(struct patience *p, struct mirror_notifier *n)
 
 	for (;;) {
 		head = gate_head_load(n->gate.head);
-		if (head.life != n->gate.live)
-			return why_gone(n);
-		if (!probed && uffd_probe(load_relaxed(&n->target->fds[TARGET_FD_UFFD]))) {
+		if (head.life != gate_live(&n->gate)) {
+			r = wait_life(p, n);
+		} else if (!probed && uffd_probe(load_relaxed(&n->target->fds[TARGET_FD_UFFD]))) {
 			r = wait_probe(p, n);
 		} else if (head.seq & 1) {
 			/* any other value will do: what made it odd is counted then */
@@ -364,10 +419,10 @@ static int wait_stripe(struct patience *p, struct mirror_notifier *n,
 		if (ended >= started)
 			break;
 		r = wait_word(p, low_half(&stripe->ended), (uint32_t)ended);
+		if (r == 0)	/* who comes after the one that began it, ends it */
+			r = MIN(gate_look(n->target, &n->gate), 0);
 		if (r < 0)
 			return r;
-		if (gate_is_gone(&n->gate))
-			return why_gone(n);
 	}
 	*version += started;
 	return 0;

@@ -32,10 +32,16 @@
  *      else.  By then the gate's life word tells them that nothing is good.
  *
  * The connection can also end while the daemon lives and reads on, for other
- * clients in this process perhaps.  Then life is what it was, nobody is stuck, and
+ * clients in this process perhaps.  Then life is live, nobody is stuck, and
  * unregistering would blind those others: only step 4 is done.  The kernel changes
- * the life word before it closes any descriptor of the daemon's, so the two cannot
- * be confused.
+ * the life word before it closes any descriptor of the daemon's, and one that goes on
+ * in the place of another has its gates alive before it ends a connection, so the two
+ * cannot be confused.
+ *
+ * Where the daemon's descriptors are kept for its successor the connection does not end
+ * with it.  Then nothing is done here: who sleeps, sleeps until the successor reads, and
+ * this is what makes sure that nothing is missed.  If none comes, whoever keeps the
+ * descriptors lets go of them, and the connection ends.
  *
  * A userfaultfd that is read in vain stays non-blocking for all its holders; ours
  * was made so.
@@ -117,6 +123,12 @@ static void drain_events(int fd)
 	}
 }
 
+void lifeline_empty(int fd)
+{
+	unregister_everything(fd);
+	drain_events(fd);
+}
+
 /* Unless the program has closed it and uses its number for something of its own. */
 static void replace_uffd(struct mirror_target *target)
 {
@@ -126,9 +138,20 @@ static void replace_uffd(struct mirror_target *target)
 		dup3(target->fds[TARGET_FD_NULL], fd, O_CLOEXEC);
 }
 
-static void cut(struct mirror_target *target)
+/* Is there no daemon that reads?  life is loaded first: a successor writes live, then life. */
+static bool is_orphan(const struct mirror_target *target)
 {
 	const struct mirror_gate *head = load_acquire(&target->lifeline.head);
+	uint32_t life;
+
+	if (!head)
+		return true;
+	life = gate_head_load(head).life;
+	return life != load_relaxed(&head->live);
+}
+
+static void cut(struct mirror_target *target)
+{
 	int fd;
 
 	ctx_set_dead(target->ctx);
@@ -136,10 +159,8 @@ static void cut(struct mirror_target *target)
 	fd = load_relaxed(&target->fds[TARGET_FD_UFFD]);
 	if (fd < 0)
 		return;
-	if (!head || gate_head_load(head).life != head->live) {
-		unregister_everything(fd);
-		drain_events(fd);
-	}
+	if (is_orphan(target))
+		lifeline_empty(fd);
 	replace_uffd(target);
 }
 

@@ -223,12 +223,21 @@ void ctx_set_dead(struct mirror_ctx *ctx);
 bool ctx_daemon_is_gone(struct mirror_ctx *ctx);
 
 /* request.c */
+#define RESTARTS 8	/* of the daemon, during one request, until we give up */
+
 /*
  * One request.  @arg is the operation's struct, overwritten by that of the reply.
  * @reply: to get descriptors, else NULL; the caller clears it.
+ * -ERESTART: the daemon was restarted, over and over, or, if @fds has a userfaultfd,
+ * once: that is used up.
  */
 int ctx_request(struct mirror_ctx *ctx, uint32_t op, void *arg, const int *fds,
 		unsigned int n_fds, struct packet *reply);
+
+/* connect.c */
+/* To the daemon that is found, or to a private one: then ctx->embedded. */
+int ctx_connect(struct mirror_ctx *ctx, const struct mirror_open_opts *opts,
+		unsigned int timeout_ms);
 
 /* embed.c */
 int embed_start(const char *socket_path, int *ret_fd);
@@ -298,6 +307,8 @@ void arm_new(struct mirror_target *target, uint64_t start, uint64_t end);
 /* lifeline.c */
 int lifeline_start(struct mirror_target *target);
 void lifeline_stop(struct mirror_target *target);
+/* Nothing is watched by @fd afterwards, and nobody waits for it to be read. */
+void lifeline_empty(int fd);
 /* The userfaultfd to use until uffd_leave(), or -1: then do not call that. */
 int uffd_enter(struct mirror_target *target);
 void uffd_leave(struct mirror_target *target);

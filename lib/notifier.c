@@ -93,7 +93,7 @@ MIRROR_PUBLIC int mirror_notifier_insert(struct mirror_notifier **ret_notifier,
 	n = calloc(1, sizeof(*n));
 	if (!n)
 		return -ENOMEM;
-	n->gate = target->gate;
+	gate_copy(&n->gate, &target->gate);
 	n->here = target->ctx->here;
 	n->start = start;
 	n->end = end;

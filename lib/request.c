@@ -4,6 +4,13 @@
  *
  * One at a time.  Replies are matched by serial, so that one that comes after we
  * gave up waiting for it does no harm.
+ *
+ * Restart
+ *   A request that the daemon had not read when it died waits in the socket for the
+ *   next one.  One that it had read and not answered, the next one undoes, as far as it
+ *   was done, and answers with ERESTART; then it is sent again.  What was to be taken
+ *   away may be gone already: the second answer to remove and detach can be an error
+ *   that says so, and nobody here looks at it.
  */
 #include <string.h>
 #include <sys/socket.h>
@@ -78,6 +85,27 @@ static int check_reply(const struct packet *reply, uint32_t op, size_t size)
 	return 0;
 }
 
+/* A userfaultfd serves once: the daemon has begun to use it. */
+static bool can_repeat(uint32_t op, unsigned int n_fds)
+{
+	return op != MIRROR_OP_ATTACH || n_fds < 2;
+}
+
+static int exchange(struct mirror_ctx *ctx, struct packet *request, struct packet *reply)
+{
+	uint32_t op = request->u.msg.op;
+	int r;
+
+	pthread_mutex_lock(&ctx->request_lock);
+	r = transact(ctx, request, reply);
+	pthread_mutex_unlock(&ctx->request_lock);
+	if (r == 0)
+		r = check_reply(reply, op, op_payload_size(op));
+	if (r < 0)
+		packet_clear(reply);
+	return r;
+}
+
 int ctx_request(struct mirror_ctx *ctx, uint32_t op, void *arg, const int *fds,
 		unsigned int n_fds, struct packet *reply)
 {
@@ -97,15 +125,12 @@ int ctx_request(struct mirror_ctx *ctx, uint32_t op, void *arg, const int *fds,
 		memcpy(request.fds, fds, n_fds * sizeof(*fds));
 	request.n_fds = n_fds;
 
-	pthread_mutex_lock(&ctx->request_lock);
-	r = transact(ctx, &request, reply);
-	pthread_mutex_unlock(&ctx->request_lock);
-
-	if (r == 0)
-		r = check_reply(reply, op, size);
+	r = exchange(ctx, &request, reply);
+	for (unsigned int i = 0; r == -ERESTART && can_repeat(op, n_fds) && i < RESTARTS; i++)
+		r = exchange(ctx, &request, reply);
 	if (r == 0)
 		memcpy(arg, packet_payload(reply), size);
-	if (r < 0 || reply == &spare)
+	if (reply == &spare)
 		packet_clear(reply);
 	return r;
 }

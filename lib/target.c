@@ -187,22 +187,47 @@ static int attach(struct mirror_target *target, const struct mirror_attach_opts 
 	return r;
 }
 
-/* Perhaps the process is a target already, by another library in it. */
-static int attach_self(struct mirror_target *target, const struct mirror_attach_opts *opts,
-		       int pidfd)
+/*
+ * A userfaultfd to hand over.  One that a daemon has died with may be watching memory
+ * already: it is emptied, and its number is used again, as the lifeline may use it.
+ */
+static int make_uffd(struct mirror_target *target)
 {
+	int fd, r, old = target->fds[TARGET_FD_UFFD];
 	bool user_only;
-	int r, fd;
 
-	r = attach(target, opts, MIRROR_ATTACH_F_SELF, pidfd, -1);
-	if (r != -ENODATA)
-		return r;
 	r = uffd_new(&fd, &user_only);
 	if (r < 0)
 		return r;
-	fd = fd_hide(target->ctx, fd);
-	store_relaxed(&target->fds[TARGET_FD_UFFD], fd);
-	return attach(target, opts, MIRROR_ATTACH_F_SELF, pidfd, fd);
+	if (old < 0) {
+		store_relaxed(&target->fds[TARGET_FD_UFFD], fd_hide(target->ctx, fd));
+		return 0;
+	}
+	lifeline_empty(old);
+	r = dup3(fd, old, O_CLOEXEC) < 0 ? -errno : 0;
+	fd_close(fd);
+	return r;
+}
+
+/*
+ * Perhaps the process is a target already, by another library in it.  That is asked
+ * again when the daemon was restarted: it undoes an attach only if nobody else came.
+ */
+static int attach_self(struct mirror_target *target, const struct mirror_attach_opts *opts,
+		       int pidfd)
+{
+	int r = -ERESTART;
+
+	for (unsigned int i = 0; r == -ERESTART && i < RESTARTS; i++) {
+		r = attach(target, opts, MIRROR_ATTACH_F_SELF, pidfd, -1);
+		if (r != -ENODATA)
+			return r;
+		r = make_uffd(target);
+		if (r == 0)
+			r = attach(target, opts, MIRROR_ATTACH_F_SELF, pidfd,
+				   target->fds[TARGET_FD_UFFD]);
+	}
+	return r;
 }
 
 /*

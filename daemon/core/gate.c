@@ -22,6 +22,51 @@ void gate_init(struct gate *gate, void *shm, uint32_t target, uint32_t live)
 	gate->stripes = (struct mirror_gate_stripe *)(g + 1);
 }
 
+int gate_adopt(struct gate *gate, void *shm, uint32_t target)
+{
+	struct mirror_gate *g = shm;
+
+	if (g->magic != MIRROR_GATE_MAGIC || g->version != MIRROR_GATE_VERSION ||
+	    g->target != target || g->stripes_off != sizeof(*g) || g->size != GATE_BYTES ||
+	    g->n_stripes != GATE_STRIPES || g->stripe_shift != GATE_STRIPE_SHIFT)
+		return -EPROTO;
+	gate->shm = g;
+	gate->stripes = (struct mirror_gate_stripe *)(g + 1);
+	return 0;
+}
+
+bool gate_is_quiet(const struct gate *gate)
+{
+	if (gate->shm->seq & 1)
+		return false;
+	for (unsigned int i = 0; i < GATE_STRIPES; i++)
+		if (gate->stripes[i].started != gate->stripes[i].ended)
+			return false;
+	return true;
+}
+
+void gate_renew(struct gate *gate, uint32_t live, bool revive, bool open)
+{
+	/* what gate_end() of all there is will add to each stripe */
+	uint64_t left = open ? gate_blocks(0, USER_END, GATE_STRIPE_SHIFT, GATE_STRIPES) /
+			       GATE_STRIPES : 0;
+
+	gate_start(gate, 0, USER_END);
+	for (unsigned int i = 0; i < GATE_STRIPES; i++) {
+		struct mirror_gate_stripe *s = &gate->stripes[i];
+
+		store_release(&s->ended, s->started - left);
+	}
+	if (gate->shm->seq & 1)
+		gate_unknown_end(gate);
+	store_relaxed(&gate->shm->live, live);
+	if (!revive)
+		return;
+	store_relaxed(&gate->shm->state, MIRROR_GATE_LIVE);
+	/* Release: who finds life finds the new versions, and OVERFLOW in its ring. */
+	store_release(&gate->shm->life, live);
+}
+
 void gate_unknown_begin(struct gate *gate)
 {
 	store_relaxed(&gate->shm->seq, gate->shm->seq + 1);

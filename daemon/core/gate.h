@@ -59,3 +59,14 @@ void gate_end(struct gate *gate, uint64_t start, uint64_t end);
 /* @state says why; or the address space is there (again). */
 void gate_release(struct gate *gate, uint32_t state);
 void gate_revive(struct gate *gate);
+
+/* Another mirrord's: GATE_BYTES at @shm.  -EPROTO if it is none of ours. */
+int gate_adopt(struct gate *gate, void *shm, uint32_t target);
+/* Is no change known of which not everything has been told? */
+bool gate_is_quiet(const struct gate *gate);
+/*
+ * No version from before is good, and the gate is ours.  @revive: it lives, from the
+ * last store on; else it is as dead as before.  @open: a change of every stripe has
+ * begun, that gate_end() of all there is ends.
+ */
+void gate_renew(struct gate *gate, uint32_t live, bool revive, bool open);

@@ -14,12 +14,14 @@
 #include "list.h"
 
 struct attachment;
+struct state_slot;
 
 struct notifier {
 	struct interval interval;	/* in notifier_set.tree */
 	struct list attachment_link;	/* in attachment.notifiers */
 	struct quota_charge charge;
 	struct attachment *attachment;	/* whose it is */
+	struct state_slot *slot;	/* what the next mirrord will know of it */
 	uint64_t start, end;
 	uint64_t user_data;
 	uint32_t id;

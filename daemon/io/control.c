@@ -14,6 +14,7 @@
 #endif
 
 #define ROUND_PACKETS 16	/* of one client before others get their turn */
+#define ROUND_CLIENTS 64	/* before those that are there get their turn */
 #define RETRY_NS 100000000	/* after accept() found no descriptor left */
 
 struct control {
@@ -25,13 +26,24 @@ struct control {
 	int reserve_fd;		/* given up for a moment to tell a client EMFILE */
 };
 
-static void control_accepted(struct loop_op *op, int res);
+static void control_ready(struct loop_op *op, int res);
+
+/*
+ * Polled, and not accepted by io_uring: that is woken one at a time, and what a mirrord
+ * that was killed had waiting stays a while after its end.  It would be woken, and not we.
+ */
+static int control_poll(struct control *c)
+{
+	return loop_poll(c->loop, &c->accept_op, c->fd, POLLIN, control_ready);
+}
 
 static void control_retry(struct loop_op *op, int res _unused_)
 {
 	struct control *c = container_of(op, struct control, retry_op);
 
-	if (loop_accept(c->loop, &c->accept_op, c->fd, control_accepted) < 0)
+	if (c->reserve_fd < 0)
+		c->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (control_poll(c) < 0)
 		loop_timeout(c->loop, &c->retry_op, RETRY_NS, control_retry);
 }
 
@@ -43,20 +55,34 @@ static void control_exhausted(struct control *c)
 	c->reserve_fd = fd_close(c->reserve_fd);
 	fd = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd >= 0)
-		conn_refuse(fd, EMFILE);
-	c->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		conn_refuse(c->loop, fd, EMFILE);
+	/* that one is closed soon, and makes room for the reserve: see control_retry() */
 	loop_stop(&c->accept_op);
 	loop_timeout(c->loop, &c->retry_op, RETRY_NS, control_retry);
 }
 
-static void control_accepted(struct loop_op *op, int res)
+static void control_ready(struct loop_op *op, int res)
 {
 	struct control *c = container_of(op, struct control, accept_op);
+	int fd;
 
-	if (res >= 0)
-		c->ops->accepted(c->userdata, res);
-	else if (res == -EMFILE || res == -ENFILE || res == -ENOMEM)
-		control_exhausted(c);
+	if (res < 0)
+		return;
+	for (int i = 0; i < ROUND_CLIENTS; i++) {
+		fd = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC);
+		if (fd >= 0) {
+			c->ops->accepted(c->userdata, fd);
+			continue;
+		}
+		if (errno == ECONNABORTED || errno == EINTR)
+			continue;
+		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+			control_exhausted(c);
+		return;
+	}
+	/* More may be waiting, and the poll tells only of what is new: ask again. */
+	loop_stop(op);
+	control_retry(&c->retry_op, 0);
 }
 
 int control_new(struct control **ret_control, struct loop *loop, int fd,
@@ -73,12 +99,16 @@ int control_new(struct control **ret_control, struct loop *loop, int fd,
 		.accept_op = LOOP_OP_NULL, .retry_op = LOOP_OP_NULL,
 	};
 	c->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	r = loop_accept(loop, &c->accept_op, fd, control_accepted);
+	c->fd = fd;
+	r = fcntl(fd, F_GETFL);
+	if (r >= 0)
+		r = fcntl(fd, F_SETFL, r | O_NONBLOCK);
+	r = r < 0 ? -errno : control_poll(c);
 	if (r < 0) {
+		c->fd = -1;	/* the caller's still */
 		control_free(c);
 		return r;
 	}
-	c->fd = fd;
 	*ret_control = c;
 	return 0;
 }
@@ -143,6 +173,11 @@ int control_listen(const char *path, mode_t mode, int *ret_fd)
  * Closing a file can wait for who serves it: a file system of the client's own
  * making, say.  The kernel's workers may wait, we may not.
  */
+static void drop(void *userdata, int fd)
+{
+	loop_close(userdata, fd);
+}
+
 static void close_all(struct loop *loop, struct packet *packet)
 {
 	for (unsigned int i = 0; i < packet->n_fds; i++)
@@ -151,10 +186,17 @@ static void close_all(struct loop *loop, struct packet *packet)
 	packet->n_fds = 0;
 }
 
+bool conn_peek(struct conn *conn, struct mirror_msg *ret_msg)
+{
+	return recv(conn->fd, ret_msg, sizeof(*ret_msg), MSG_PEEK | MSG_DONTWAIT) ==
+	       sizeof(*ret_msg);
+}
+
 static void conn_ready(struct loop_op *op, int res)
 {
 	struct conn *conn = container_of(op, struct conn, op);
 	struct loop *loop = op->loop;
+	struct dropper dropper = { .drop = drop, .userdata = loop };
 	int r;
 
 	if (res < 0) {
@@ -162,9 +204,15 @@ static void conn_ready(struct loop_op *op, int res)
 		return;
 	}
 	for (int i = 0; i < ROUND_PACKETS; i++) {
+		struct mirror_msg msg;
 		struct packet packet;
 
-		r = packet_recv_raw(conn->fd, &packet, MSG_DONTWAIT);
+		if (conn->ops->upcoming && conn_peek(conn, &msg) &&
+		    !conn->ops->upcoming(conn, &msg)) {
+			conn_pause(conn);
+			return;
+		}
+		r = packet_recv_raw(conn->fd, &packet, MSG_DONTWAIT, &dropper);
 		if (r == -EAGAIN)
 			return;
 		if (r == -EBADMSG || r == -EMFILE) {
@@ -186,11 +234,25 @@ static void conn_ready(struct loop_op *op, int res)
 			conn->ops->hangup(conn);
 			return;
 		}
+		if (!loop_op_is_active(op))
+			return;		/* paused */
 	}
 	/* More may be waiting, and the poll tells only of what is new: ask again. */
-	loop_stop(op);
-	if (loop_poll(loop, op, conn->fd, POLLIN | POLLRDHUP, conn_ready) < 0)
+	conn_pause(conn);
+	if (conn_resume(conn) < 0)
 		conn->ops->hangup(conn);
+}
+
+void conn_pause(struct conn *conn)
+{
+	loop_stop(&conn->op);
+}
+
+int conn_resume(struct conn *conn)
+{
+	if (loop_op_is_active(&conn->op))
+		return 0;
+	return loop_poll(conn->loop, &conn->op, conn->fd, POLLIN | POLLRDHUP, conn_ready);
 }
 
 int conn_init(struct conn *conn, struct loop *loop, int fd, const struct conn_ops *ops)
@@ -215,6 +277,7 @@ int conn_init(struct conn *conn, struct loop *loop, int fd, const struct conn_op
 		conn->pidfd = fd_close(conn->pidfd);
 		return r;
 	}
+	conn->loop = loop;
 	conn->fd = fd;
 	return 0;
 }
@@ -222,7 +285,8 @@ int conn_init(struct conn *conn, struct loop *loop, int fd, const struct conn_op
 void conn_deinit(struct conn *conn)
 {
 	loop_stop(&conn->op);
-	conn->fd = fd_close(conn->fd);
+	if (conn->fd >= 0)
+		loop_close(conn->loop, TAKE_FD(conn->fd));
 	conn->pidfd = fd_close(conn->pidfd);
 }
 
@@ -231,7 +295,7 @@ int conn_reply(struct conn *conn, const struct packet *packet)
 	return packet_send(conn->fd, packet, MSG_DONTWAIT);
 }
 
-void conn_refuse(int fd, int error)
+void conn_refuse(struct loop *loop, int fd, int error)
 {
 	struct packet packet = PACKET_NULL;
 
@@ -239,5 +303,8 @@ void conn_refuse(int fd, int error)
 		.size = sizeof(packet.u.msg), .error = error,
 	};
 	packet_send(fd, &packet, MSG_DONTWAIT);
-	fd_close(fd);
+	if (loop)
+		loop_close(loop, fd);
+	else
+		fd_close(fd);
 }

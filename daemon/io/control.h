@@ -22,6 +22,11 @@ struct conn_ops {
 	 * Negative: the connection is of no use any more, and hangup() follows.
 	 */
 	int (*packet)(struct conn *conn, struct packet *packet);
+	/*
+	 * If not NULL: before a packet is taken off the socket, whatever is in it.  false:
+	 * it is left there until conn_resume().
+	 */
+	bool (*upcoming)(struct conn *conn, const struct mirror_msg *msg);
 	/* The peer hung up, or misbehaved.  The owner frees the connection. */
 	void (*hangup)(struct conn *conn);
 };
@@ -29,6 +34,7 @@ struct conn_ops {
 /* Embedded in the client. */
 struct conn {
 	struct loop_op op;
+	struct loop *loop;
 	const struct conn_ops *ops;
 	int fd;
 	pid_t pid;		/* of the peer, as it connected */
@@ -59,7 +65,15 @@ void conn_deinit(struct conn *conn);
 /* 0, or -errno, and then the connection is of no use any more. */
 int conn_reply(struct conn *conn, const struct packet *packet);
 
+/* Until conn_resume() no packet is taken, and nothing is noticed; allowed in packet(). */
+void conn_pause(struct conn *conn);
+/* Of one that need not be paused.  0 or -ENOMEM */
+int conn_resume(struct conn *conn);
+
+/* The head of the packet that comes next, which stays there; false: none. */
+bool conn_peek(struct conn *conn, struct mirror_msg *ret_msg);
+
 /* For a client that cannot be served at all. */
-void conn_refuse(int fd, int error);
+void conn_refuse(struct loop *loop, int fd, int error);
 
 DEFINE_CLEANUP(struct control *, control_free)

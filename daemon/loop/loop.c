@@ -193,6 +193,11 @@ void loop_close(struct loop *loop, int fd)
 	struct io_uring_sqe *sqe = get_sqe(loop);
 
 	io_uring_prep_close(sqe, fd);
+	/*
+	 * By a worker, always: io_uring sees by itself that close(2) may wait, but not that
+	 * the last of a file may, and that may be one that we have to serve.
+	 */
+	io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 	io_uring_sqe_set_data64(sqe, IGNORED);
 }
 

@@ -46,7 +46,10 @@ int loop_poll(struct loop *loop, struct loop_op *op, int fd, uint32_t mask, loop
 int loop_accept(struct loop *loop, struct loop_op *op, int fd, loop_fn fn);
 int loop_timeout(struct loop *loop, struct loop_op *op, uint64_t ns, loop_fn fn);
 
-/* Closes @fd, whatever it is, without ever waiting for it. */
+/*
+ * Closes @fd, whatever it is, without ever waiting for it.  What came from a client goes
+ * this way, and so do sockets: what was sent through them and not read goes with them.
+ */
 void loop_close(struct loop *loop, int fd);
 
 /* Takes an idle operation too. */

@@ -27,12 +27,14 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
+#include "procfs.h"
 #include "shm.h"
 #include "source/uffd-source.h"
 #include "uffd.h"
 
 #define ROUND_MESSAGES 32	/* of one target before others get their turn */
 #define RETRY_NS 1000000
+#define LET_GO_TRIES 20		/* of a millisecond each */
 #define LOOKS 6			/* at the target's threads, until one is seen blocked */
 
 static bool try_features(uint64_t features)
@@ -131,6 +133,7 @@ int uffd_source_start(struct uffd_source *s, const struct uffd_source_config *co
 		return -errno;
 	s->sink = config->sink;
 	s->zaps = config->zaps;
+	s->resumed = config->resumed;
 	r = zap_pool_new(&s->pool);
 	if (r < 0)
 		return r;
@@ -152,10 +155,41 @@ void uffd_source_set_pid(struct uffd_source *s, pid_t pid, pid_t skip_tid, bool 
 	s->pid = pid;
 	s->can_peek = peek && peek_init(&s->peek, pid) == 0;
 	peek_skip(&s->peek, skip_tid);
-	if (s->can_peek && !s->n_events)
+	if (s->can_peek && !s->n_events && !s->resumed)
 		peek_prime(&s->peek);
 	if (arm_init(&s->arm, pid, s->fd) < 0)
 		s->arm.maps_fd = -1;
+}
+
+static void unregister_all(struct uffd_source *s)
+{
+	struct vma_walk walk;
+	struct vma vma;
+
+	if (!s->pid || vma_walk_begin(&walk, s->pid) < 0)
+		return;
+	while (vma_walk_next(&walk, &vma) > 0)
+		if (!vma.special)
+			uffd_unregister(s->fd, vma.start, vma.end);
+	vma_walk_end(&walk);
+}
+
+void uffd_source_let_go(struct uffd_source *s)
+{
+	struct uffd_msg msg;
+
+	if (!uffd_source_is_running(s))
+		return;
+	unregister_all(s);
+	/* what began before has a message, or has one in a moment */
+	for (int i = 0; i < LET_GO_TRIES; i++) {
+		while (read_message(s->fd, &msg) == sizeof(msg))
+			if (msg.event == UFFD_EVENT_FORK)
+				fd_close((int)msg.arg.fork.ufd);
+		if (uffd_probe(s->fd) != 1)
+			return;
+		poll(NULL, 0, 1);
+	}
 }
 
 void uffd_source_stop(struct uffd_source *s)

@@ -37,6 +37,7 @@ struct uffd_source {
 	uint64_t rearm_start, rearm_end; /* maybe mapped anew; empty if not */
 	pid_t last_tid;			/* the thread that acted last, 0 if not known */
 	uint64_t n_events;
+	bool resumed;
 };
 
 #define UFFD_SOURCE_NULL {							\
@@ -51,10 +52,16 @@ struct uffd_source_config {
 	pid_t pid;		/* 0: not known yet */
 	pid_t skip_tid;
 	bool peek;		/* may look at the target's threads, if it can */
+	bool resumed;		/* another mirrord read from it before */
 };
 
 /* Takes over @fd on success.  UFFDIO_API has been done. */
 int uffd_source_start(struct uffd_source *s, const struct uffd_source_config *config, int fd);
+/*
+ * Before the end of one that somebody else has the descriptor of as well: nothing is
+ * watched by it any more, and nobody waits for it to be read.
+ */
+void uffd_source_let_go(struct uffd_source *s);
 void uffd_source_stop(struct uffd_source *s);
 
 /* The process was found: look at its threads and mappings from now on. */

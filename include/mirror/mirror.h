@@ -35,6 +35,21 @@
  *
  * How strong "good" is, is the target's guarantee, see
  * mirror_target_get_guarantee(), and can be demanded when attaching.
+ *
+ * When mirrord dies, nothing is good any more, at once.  Every call says -EPIPE then,
+ * and it is over; unless a service manager keeps mirrord's descriptors for the one that
+ * it starts next (MIRROR_INFO_KEPT).  In that case mirrord is only away.  Meanwhile
+ *
+ *	mirror_read_retry()	returns 1
+ *	mirror_read_begin()	waits, for a second at most; then -EAGAIN
+ *	mirror_dispatch()	tells what was published before
+ *	mirror_wait()		sleeps on
+ *	who asks mirrord	waits; what it had begun to do, it is asked again
+ *	who changes memory	waits: nothing goes unnoticed
+ *
+ * and when the next one is there, all goes on.  No version from before is good then;
+ * an entry that no callback touched still is, with a new one, as after any change.
+ * Callbacks hear of it only if something may have been lost, by an OVERFLOW event.
  */
 
 #include <mirror/common.h>
@@ -57,7 +72,7 @@ struct mirror_notifier;
 /**
  * struct mirror_open_opts - options of mirror_open()
  * @sz: size of this struct
- * @path: control socket; NULL for $MIRROR_SOCKET, then /run/mirror/control
+ * @path: socket or device of mirrord; NULL to look for it, see mirror_open(3)
  * @flags: MIRROR_OPEN_*
  * @ring_entries: records the ring holds, rounded up to a power of two; 0 for the
  *	daemon's default
@@ -129,8 +144,8 @@ uint64_t mirror_ctx_get_features(struct mirror_ctx *ctx);
  * mirror_ctx_get_fd() - file descriptor to poll for POLLIN
  * @ctx: context
  *
- * Readable when there may be records, or when the daemon is gone.  Only armed by
- * mirror_prepare_wait().
+ * Readable when there may be records, or when the daemon is gone, but not when it is
+ * only away.  Only armed by mirror_prepare_wait().
  *
  * Return: a descriptor owned by @ctx; -ENOTCONN for a context without a ring.
  * Since 0.1.
@@ -158,8 +173,9 @@ int mirror_prepare_wait(struct mirror_ctx *ctx);
  * published, so a dispatch right after it may miss the record.  Who must have it
  * calls mirror_read_begin(), which waits for it and dispatches.
  *
- * Return: number of records handled; -EPIPE when the daemon is gone, and then
- * every notifier has been told, once, by an OVERFLOW event; -ECHILD.  Since 0.1.
+ * Return: number of records handled, 0 also while the daemon is away; -EPIPE when it is
+ * gone, and then every notifier has been told, once, by an OVERFLOW event; -ECHILD.
+ * Since 0.1.
  */
 int mirror_dispatch(struct mirror_ctx *ctx);
 
@@ -297,6 +313,9 @@ int mirror_target_attach_self(struct mirror_target **ret_target, struct mirror_c
  * A @uffd must be non-blocking, and UFFDIO_API must not have been called on it.
  * The process must close its own copy, or read from it when the daemon dies: a
  * thread that is blocked on an event is not let go as long as any copy lives.
+ *
+ * A daemon that is restarted in the middle has begun to use @uffd, and it cannot be used
+ * again: -ERESTART says so.  Ask again, with a new one.
  *
  * Return: as mirror_target_attach_self(); -ESRCH if the process is gone; -EPERM
  * if it is not yours; -ENODATA if it is not a target and no @uffd was given;
@@ -436,8 +455,9 @@ uint64_t mirror_notifier_get_end(struct mirror_notifier *notifier);
  *
  * Return: 0; -EINVAL; -EFAULT if part of the range is not mapped; -EOPNOTSUPP if
  * the kernel does not let anybody watch it; -EBUSY if somebody else's userfaultfd
- * has it; -EAGAIN if a change did not end within a second; -ESRCH if the address
- * space is gone; -EPIPE if the daemon is gone; -ECHILD.  Since 0.1.
+ * has it; -EAGAIN if a change did not end within a second, or the daemon was away for
+ * as long; -ESRCH if the address space is gone; -EPIPE if the daemon is gone; -ECHILD.
+ * Since 0.1.
  */
 MIRROR_MUST_CHECK
 int mirror_read_begin(struct mirror_notifier *notifier, uint64_t start, uint64_t end,

@@ -30,7 +30,9 @@ MIRROR_BEGIN_DECLS
  * @ret_table: the table, mapped read-only; it lives as long as @target
  *
  * The first call asks the daemon, later ones do not, unless its state has become
- * MIRROR_TABLE_MOVED.
+ * MIRROR_TABLE_MOVED.  A daemon that goes on in the place of another does not keep the
+ * tables of that one: it marks them before anything is good again, so who looks at the
+ * state, and then calls mirror_read_retry(), is not led astray.
  *
  * Return: 0; -ESRCH; -EDQUOT; -EPIPE; -ECHILD; -EPROTO; -ENOMEM.  Since 0.1.
  */

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -14,8 +15,11 @@
 
 #define PATIENCE_S 20
 
+enum transport { BY_SOCKET, BY_FUSE, BY_CUSE };
+
 static char directory[64];
 static pid_t daemon_pid;
+static enum transport transport;
 
 const char *scratch_path(const char *name)
 {
@@ -36,6 +40,24 @@ const char *socket_path(void)
 	return path;
 }
 
+const char *daemon_path(void)
+{
+	static char path[108];
+
+	if (transport == BY_SOCKET)
+		return socket_path();
+	if (!path[0] && transport == BY_FUSE)
+		snprintf(path, sizeof(path), "%s", scratch_path("device"));
+	else if (!path[0])
+		snprintf(path, sizeof(path), "/dev/mirror-test-%d", (int)getpid());
+	return path;
+}
+
+bool daemon_is_node(void)
+{
+	return transport == BY_CUSE;
+}
+
 static void remove_directory(void)
 {
 	struct dirent *entry;
@@ -44,6 +66,8 @@ static void remove_directory(void)
 
 	while (dir && (entry = readdir(dir))) {
 		snprintf(path, sizeof(path), "%s/%s", directory, entry->d_name);
+		if (transport == BY_FUSE)
+			umount2(path, MNT_DETACH);
 		unlink(path);
 	}
 	if (dir)
@@ -51,13 +75,41 @@ static void remove_directory(void)
 	rmdir(directory);
 }
 
+/* Why the tests cannot run that way, or NULL. */
+static const char *choose_transport(void)
+{
+	const char *name = getenv("MIRROR_TEST_TRANSPORT");
+
+	if (!name || !strcmp(name, "socket"))
+		return NULL;
+	if (!strcmp(name, "cuse")) {
+		transport = BY_CUSE;
+		return access("/dev/cuse", R_OK | W_OK) < 0 ? "no access to /dev/cuse" : NULL;
+	}
+	if (strcmp(name, "fuse"))
+		return "$MIRROR_TEST_TRANSPORT is not known";
+	transport = BY_FUSE;
+	if (access("/dev/fuse", R_OK | W_OK) < 0)
+		return "no access to /dev/fuse";
+	/* in a place of our own no mount outlives us, however we end */
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return "only root can mount";
+	return NULL;
+}
+
 int harness_main(const char *name, void (*fill)(Suite *suite))
 {
 	Suite *suite = suite_create(name);
 	SRunner *runner = srunner_create(suite);
+	const char *reason = choose_transport();
 	int n_failed;
 
+	if (reason) {
+		printf("1..0 # SKIP %s\n", reason);
+		return 0;
+	}
 	/* nothing of the caller's decides what is tested */
+	unsetenv("MIRROR_DEVICE");
 	unsetenv("MIRROR_SOCKET");
 	unsetenv("MIRROR_EMBEDDED");
 	snprintf(directory, sizeof(directory), "/tmp/mirror-api-XXXXXX");
@@ -111,27 +163,58 @@ static int notify_socket(const char *path)
 	return fd;
 }
 
+static void exec_daemon(const char *notify)
+{
+	const char *argv[] = { "mirrord", "--socket", socket_path(), NULL, NULL, NULL };
+
+	if (transport == BY_FUSE) {
+		argv[3] = "--fuse";
+		argv[4] = daemon_path();
+	} else if (transport == BY_CUSE) {
+		argv[3] = "--cuse";
+		argv[4] = strrchr(daemon_path(), '/') + 1;
+	}
+	setenv("NOTIFY_SOCKET", notify, 1);
+	execv(getenv("MIRRORD"), (char *const *)(uintptr_t)argv);
+	_exit(127);
+}
+
+/* What is left of an earlier daemon goes. */
+static void make_mount_point(void)
+{
+	int fd;
+
+	umount2(daemon_path(), MNT_DETACH);
+	fd = open(daemon_path(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	ck_assert_int_ge(fd, 0);
+	close(fd);
+}
+
 void daemon_start(void)
 {
-	const char *notify = scratch_path("notify"), *path = socket_path();
+	const char *notify = scratch_path("notify");
 	char said[256] = "";
 	int fd;
 
+	daemon_path();	/* the names hold our pid, and not that of a child */
+	socket_path();
 	unlink(notify);
 	fd = notify_socket(notify);
+	if (transport == BY_FUSE)
+		make_mount_point();
 	daemon_pid = fork();
 	ck_assert_int_ge(daemon_pid, 0);
 	if (daemon_pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		setpgid(0, 0);
-		setenv("NOTIFY_SOCKET", notify, 1);
-		execl(getenv("MIRRORD"), "mirrord", "--socket", path, NULL);
-		_exit(127);
+		exec_daemon(notify);
 	}
 	while (!strstr(said, "READY=1"))
 		ck_assert_int_gt(recv(fd, said, sizeof(said) - 1, 0), 0);
 	close(fd);
 	unlink(notify);
+	if (transport == BY_CUSE)	/* who may use it is udev's to say, elsewhere */
+		ck_assert_int_eq(chmod(daemon_path(), 0666), 0);
 }
 
 void daemon_kill(int sig)
@@ -149,7 +232,7 @@ struct mirror_ctx *open_ctx_with(uint32_t flags, uint32_t ring_entries)
 	struct mirror_open_opts opts = MIRROR_OPEN_OPTS_INIT;
 	struct mirror_ctx *ctx;
 
-	opts.path = socket_path();
+	opts.path = daemon_path();
 	opts.flags = MIRROR_OPEN_NO_EMBEDDED | flags;
 	opts.ring_entries = ring_entries;
 	ok(mirror_open(&ctx, &opts));
@@ -307,24 +390,30 @@ bool wait_gone(pid_t pid)
 	return gone;
 }
 
-bool wait_blocked(pid_t tid)
+bool is_blocked(pid_t tid)
 {
 	char path[64], text[128];
-	time_t end = time(NULL) + PATIENCE_S;
 	ssize_t n;
 	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/wchan", (int)tid);
-	while (time(NULL) < end) {
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-		n = read(fd, text, sizeof(text) - 1);
-		close(fd);
-		text[n > 0 ? n : 0] = 0;
-		if (strstr(text, "userfaultfd"))
-			return true;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = 0;
+	return strstr(text, "userfaultfd");
+}
+
+bool wait_blocked(pid_t tid)
+{
+	time_t end = time(NULL) + PATIENCE_S;
+
+	while (!is_blocked(tid)) {
+		if (time(NULL) >= end)
+			return false;
 		sched_yield();
 	}
-	return false;
+	return true;
 }
 
 /* Is a thread of this process called that? */

@@ -5,7 +5,8 @@
  * Tests of libmirror's API against a real daemon
  *
  * Each test runs in a process of its own with a daemon of its own, which is a
- * child that dies with it.  $MIRRORD names the daemon's program.
+ * child that dies with it.  $MIRRORD names the daemon's program, and
+ * $MIRROR_TEST_TRANSPORT the way to it: socket, fuse or cuse.
  */
 
 #include <check.h>
@@ -50,7 +51,10 @@ TCase *harness_case_without_daemon(Suite *suite, const char *name);
 
 void daemon_start(void);
 void daemon_kill(int sig);	/* and, unless it is SIGSTOP or SIGCONT, waits for its end */
+/* The way to it, and its socket, which it always has too. */
+const char *daemon_path(void);
 const char *socket_path(void);
+bool daemon_is_node(void);	/* daemon_path() goes when it does */
 /* A name in the directory of this run, which is removed afterwards. */
 const char *scratch_path(const char *name);
 
@@ -97,7 +101,8 @@ void peer_end(struct peer *peer);
 
 /* Waits for a process that is not our child (any more). */
 bool wait_gone(pid_t pid);
-/* Until that thread sleeps in an event of a userfaultfd. */
+/* Does that thread sleep in an event of a userfaultfd?  And until it does. */
+bool is_blocked(pid_t tid);
 bool wait_blocked(pid_t tid);
 /* Until the lifelines of this process have done their work and ended. */
 bool wait_lifelines(void);

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 #include "harness.h"
 
 #define SIZE (16 * PAGE)
@@ -172,7 +173,7 @@ START_TEST(huge_range)
 	ck_assert_ptr_ne(p, MAP_FAILED);
 	p += BLOCK - (uintptr_t)p % BLOCK;
 	n = watch(target, p, size, &seen);
-	for (size_t i = 0; i < 2100; i++) {
+	for (size_t i = 0; i < 2100; i += 3) {
 		ok(begin(n, p, size, &v));
 		ck_assert_int_eq(retry(n, p, size, v), 0);
 		ck_assert_ptr_eq(map_over(p + i * BLOCK, PAGE), p + i * BLOCK);
@@ -424,6 +425,61 @@ START_TEST(stats_count)
 }
 END_TEST
 
+#define MANY (128UL << 20)
+
+static void *clear_many(void *data)
+{
+	char *many = data;
+
+	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19);	/* who looks is faster */
+	/* the first page is watched, so that there is an event, and this is not */
+	madvise(many + PAGE, MANY - PAGE, MADV_DONTNEED);
+	return NULL;
+}
+
+static uint64_t n_events(void)
+{
+	struct mirror_stats stats = { .size = sizeof(stats) };
+
+	ok(mirror_daemon_get_stats(ctx, &stats));
+	return stats.events;
+}
+
+/* The pages that are found are about to go, and nobody will tell. */
+START_TEST(clear_under_way)
+{
+	struct mirror_notifier *n, *late;
+	struct log late_seen = { .n = 0 };
+	pthread_t thread;
+	uint64_t before, v;
+	char *many, found;
+
+	setup();
+	many = mmap(NULL, MANY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ck_assert_ptr_ne(many, MAP_FAILED);
+	madvise(many, MANY, MADV_NOHUGEPAGE);
+	n = watch(target, many, PAGE, &seen);
+	ok(begin(n, many, PAGE, &v));
+	for (unsigned int round = 0; round < 10; round++) {
+		for (size_t i = 0; i < MANY; i += PAGE)
+			many[i] = 1;
+		before = n_events();
+		ck_assert_int_eq(pthread_create(&thread, NULL, clear_many, many), 0);
+		while (n_events() == before)
+			;
+		late = watch(target, many + MANY - PAGE, PAGE, &late_seen);
+		ok(begin(late, many + MANY - PAGE, PAGE, &v));
+		found = many[MANY - PAGE];
+		pthread_join(thread, NULL);
+		if (!retry(late, many + MANY - PAGE, PAGE, v))
+			ck_assert_int_eq(found, many[MANY - PAGE]);
+		mirror_notifier_remove(late);
+	}
+	mirror_notifier_remove(n);
+	finish();
+}
+END_TEST
+
 static void fill(Suite *suite)
 {
 	TCase *tcase = harness_case(suite, "lookup");
@@ -441,6 +497,7 @@ static void fill(Suite *suite)
 	tcase_add_test(tcase, lookups_are_ordered);
 	tcase_add_test(tcase, lookups_are_ordered_strict);
 	tcase_add_test(tcase, strict_knows_before_the_daemon);
+	tcase_add_test(tcase, clear_under_way);
 	tcase_add_test(tcase, stats_count);
 }
 

@@ -25,7 +25,7 @@ PUBLIC = [
 LOOSE = ["-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fsyntax-only",
          "-Wno-unused-parameter", "-Wno-unused-function"]
 INTERNAL = [["gcc"] + LOOSE, ["clang"] + LOOSE]
-FOLDERS = ["include", "common", "daemon", "lib", "tests/stress", "."]
+FOLDERS = ["include", "common", "daemon", "lib", "tests/fault", "tests/stress", "."]
 
 
 def compile_alone(root, scratch, path, command):

@@ -29,7 +29,9 @@ int main(void)
 COMPILERS = [["gcc", "-std=c11", "-x", "c"], ["g++", "-std=c++17", "-x", "c++"]]
 WANTED = ["/mirrord", "/bin/mirrorctl", "/libmirror.so", "/libmirror.so.0", "/libmirror-preload.so",
           "/pkgconfig/libmirror.pc", "/include/mirror/mirror.h", "/include/mirror/uapi/event.h",
-          "/man/man1/mirrorctl.1", "/man/man3/mirror_open.3"]
+          "/man/man1/mirrorctl.1", "/man/man3/mirror_open.3", "/man/man5/mirrord.conf.5",
+          "/mirrord.service", "/mirrord.socket", "/rules.d/60-mirror.rules",
+          "/sysusers.d/mirrord.conf", "/tmpfiles.d/mirrord.conf"]
 
 
 def find(tree, name):

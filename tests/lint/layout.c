@@ -25,7 +25,6 @@
 	_Static_assert(offsetof(struct _struct, _member) == (_n), #_struct "." #_member)
 #define VALUE(_name, _n) _Static_assert((_name) == (_n), #_name)
 
-
 SIZE(mirror_event, 64);
 OFFSET(mirror_event, seq, 0);
 OFFSET(mirror_event, user_data, 8);
@@ -118,7 +117,9 @@ OFFSET(mirror_attach, demand, 32);
 OFFSET(mirror_attach, guarantee, 48);
 OFFSET(mirror_attach, pid, 64);
 OFFSET(mirror_attach, state, 68);
-OFFSET(mirror_attach, __reserved, 72);
+OFFSET(mirror_attach, pidfd, 72);
+OFFSET(mirror_attach, uffd, 76);
+OFFSET(mirror_attach, __reserved, 80);
 
 SIZE(mirror_detach, 32);
 OFFSET(mirror_detach, size, 0);
@@ -225,6 +226,13 @@ OFFSET(mirror_consumer_info, lost, 40);
 OFFSET(mirror_consumer_info, device_bytes, 48);
 OFFSET(mirror_consumer_info, comm, 56);
 OFFSET(mirror_consumer_info, __reserved, 72);
+
+SIZE(mirror_connect, 32);
+OFFSET(mirror_connect, size, 0);
+OFFSET(mirror_connect, flags, 4);
+OFFSET(mirror_connect, socket, 8);
+OFFSET(mirror_connect, __reserved0, 12);
+OFFSET(mirror_connect, __reserved, 16);
 
 SIZE(mirror_ring_hdr, 128);
 OFFSET(mirror_ring_hdr, magic, 0);
@@ -352,6 +360,7 @@ VALUE(MIRROR_OP_STATS, 0x8);
 VALUE(MIRROR_OP_TABLE, 0x9);
 VALUE(MIRROR_OP_FILL, 0xa);
 VALUE(MIRROR_OP_CONSUMER_INFO, 0xb);
+VALUE(MIRROR_OP_CONNECT, 0xc);
 VALUE(MIRROR_UAPI_VERSION, 0x1);
 VALUE(MIRROR_IOC_MAGIC, 0xe7);
 VALUE(MIRROR_MSG_MAX, 0x200);
@@ -364,11 +373,13 @@ VALUE(MIRROR_FEAT_KERNEL_FAULTS, 0x1000000000);
 VALUE(MIRROR_FEAT_EXEC, 0x2000000000);
 VALUE(MIRROR_INFO_EMBEDDED, 0x1);
 VALUE(MIRROR_INFO_PRIVILEGED, 0x2);
+VALUE(MIRROR_INFO_KEPT, 0x4);
 VALUE(MIRROR_ATTACH_F_SELF, 0x1);
 VALUE(MIRROR_ATTACH_F_PENDING, 0x2);
 VALUE(MIRROR_ATTACH_F_ARM_ALL, 0x4);
 VALUE(MIRROR_ATTACH_F_UFFD, 0x8);
-VALUE(MIRROR_ATTACH_F_KNOWN, 0xf);
+VALUE(MIRROR_ATTACH_F_FDS, 0x10);
+VALUE(MIRROR_ATTACH_F_KNOWN, 0x1f);
 VALUE(MIRROR_TARGET_PENDING, 0x0);
 VALUE(MIRROR_TARGET_ARMED, 0x1);
 VALUE(MIRROR_TARGET_DEAD, 0x2);
@@ -390,6 +401,7 @@ VALUE(MIRROR_IOC_STATS, 0xc088e708);
 VALUE(MIRROR_IOC_TABLE, 0xc020e709);
 VALUE(MIRROR_IOC_FILL, 0xc040e70a);
 VALUE(MIRROR_IOC_CONSUMER_INFO, 0xc068e70b);
+VALUE(MIRROR_IOC_CONNECT, 0xc020e70c);
 VALUE(MIRROR_RING_MAGIC, 0x474e524d);
 VALUE(MIRROR_RING_VERSION, 0x1);
 VALUE(MIRROR_RING_COMPAT, 0x1);

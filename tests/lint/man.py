@@ -29,8 +29,9 @@ IGNORED = re.compile(r"referenced manual not found|cross reference to self|missi
 def render(tree, page):
     """What man has to say when it shows the page; an alias is found as installed."""
     path = os.path.join(tree, f"man{page[-1]}", page)
-    return lint.run("sh", "-c", 'cd "$0" && man --warnings -E UTF-8 -Tutf8 -Z -l "$1" 2>&1 >/dev/null',
-                    tree, path, env={**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "80"})[1]
+    show = 'cd "$0" && man --warnings -E UTF-8 -Tutf8 -Z -l "$1" 2>&1 >/dev/null'
+    return lint.run("sh", "-c", show, tree, path, env={**os.environ, "LC_ALL": "C.UTF-8",
+                                                        "MANWIDTH": "80"})[1]
 
 
 def rendered(root, paths):

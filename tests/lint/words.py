@@ -11,9 +11,10 @@ import lint
 
 WIDTH = 100
 TEXT = (".c", ".h", ".cc", ".cpp", ".py", ".sh", ".pml", ".md", ".build", ".rules", ".sym",
-        ".in", ".service", ".socket", ".1", ".3", ".4", ".7", ".8", ".txt")
+        ".in", ".service", ".socket", ".1", ".3", ".4", ".5", ".7", ".8", ".txt", ".conf")
 PROGRAMS = ("check", "demo", "deps", ".ci/run", "bench/run")
-WIDE = (".md", ".rules", ".txt", ".1", ".3", ".4", ".7", ".8")		# tables, lists, roff
+# tables, lists, roff
+WIDE = (".md", ".rules", ".txt", ".1", ".3", ".4", ".5", ".7", ".8")
 MACHINE = re.compile(r"(?<![\w.@}])/(work|home|root)/")
 INDENT = re.compile(r"^( {2,}|\t+ +\t| +\t)")
 

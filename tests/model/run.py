@@ -125,6 +125,24 @@ MODELS = {
         },
         "CALLS=3",
     ),
+    "restart": (
+        ["", "STRICT", "SAME_LIVE", "REMOVE", "KILLS=2 CALLS=1", "KILLS=2 CALLS=1 REMOVE"],
+        {
+            "LIFE_FIRST": "ORDERED",
+            "LIFE_FIRST STRICT": "STRICT_",
+            "NO_COUNT": "ORDERED",
+            "NO_COUNT SAME_LIVE": "ORDERED",
+            "NO_OVERFLOW": "ORDERED",
+            "ONLY_SEQ": "ORDERED",
+            "OVERFLOW_LATE": "ORDERED",
+            "EVEN_FIRST KILLS=2": "ORDERED",
+            "ENDED_FIRST KILLS=2": "ORDERED",
+            "STAYS_ODD": HANG,
+            "NOT_READ": HANG,
+            "END_UNPROVEN REMOVE": "ORDERED",
+        },
+        "TWO",
+    ),
 }
 
 

@@ -53,9 +53,72 @@ static int charge_one(void)
 	return r;
 }
 
+START_TEST(quota_of_one_user)
+{
+	struct quota_rule rules[] = {
+		{ .uid = 1001, .limit = { [0 ... _QUOTA_N - 1] = QUOTA_AS_ALL } },
+		{ .uid = 1000, .limit = { [0 ... _QUOTA_N - 1] = QUOTA_AS_ALL } },
+		{ .uid = 7, .limit = { [0 ... _QUOTA_N - 1] = 0 } },
+	};
+	struct quota_charge a[4] = { QUOTA_CHARGE_NULL };
+	uint32_t limit[_QUOTA_N];
+	struct quota q;
+
+	rules[0].limit[QUOTA_TARGETS] = 3;
+	rules[1].limit[QUOTA_CLIENTS] = 5;
+	quota_default_limits(limit);
+	limit[QUOTA_TARGETS] = 1;
+	quota_init(&q);
+	ck_assert_int_eq(quota_set_limits(&q, limit, rules, ARRAY_SIZE(rules)), 0);
+	ck_assert_uint_eq(quota_limit(&q, 1001, QUOTA_TARGETS), 3);
+	ck_assert_uint_eq(quota_limit(&q, 1001, QUOTA_CLIENTS), limit[QUOTA_CLIENTS]);
+	ck_assert_uint_eq(quota_limit(&q, 1000, QUOTA_TARGETS), 1);
+	ck_assert_uint_eq(quota_limit(&q, 1000, QUOTA_CLIENTS), 5);
+	ck_assert_uint_eq(quota_limit(&q, 0, QUOTA_TARGETS), 1);
+	ck_assert_int_eq(quota_charge(&q, &a[0], 7, QUOTA_TABLES), -EDQUOT);
+	for (int i = 0; i < 3; i++)
+		ck_assert_int_eq(quota_charge(&q, &a[i], 1001, QUOTA_TARGETS), 0);
+	ck_assert_int_eq(quota_charge(&q, &a[3], 1001, QUOTA_TARGETS), -EDQUOT);
+
+	/* less than there is: nobody loses anything, and nothing is added */
+	ck_assert_int_eq(quota_set_limits(&q, limit, NULL, 0), 0);
+	ck_assert_int_eq(quota_charge(&q, &a[3], 1001, QUOTA_TARGETS), -EDQUOT);
+	quota_refund(&a[0]);
+	quota_refund(&a[1]);
+	ck_assert_int_eq(quota_charge(&q, &a[0], 1001, QUOTA_TARGETS), -EDQUOT);
+	/* but what there was already is counted, whatever the limit */
+	q.adopting = true;
+	ck_assert_int_eq(quota_charge(&q, &a[0], 1001, QUOTA_TARGETS), 0);
+	ck_assert_int_eq(quota_resize(&q, &a[0], 50), 0);
+	q.adopting = false;
+	ck_assert_int_eq(quota_resize(&q, &a[0], 51), -EDQUOT);
+	quota_refund(&a[0]);
+	quota_refund(&a[2]);
+	ck_assert_int_eq(quota_charge(&q, &a[0], 1001, QUOTA_TARGETS), 0);
+	quota_refund(&a[0]);
+	quota_deinit(&q);
+}
+END_TEST
+
+static int set_rules(void)
+{
+	struct quota_rule rule = { .uid = 1 };
+	uint32_t limit[_QUOTA_N] = { 0 };
+	struct quota q;
+	int r;
+
+	quota_init(&q);
+	r = quota_set_limits(&q, limit, &rule, 1);
+	if (r < 0 && quota_limit(&q, 1, QUOTA_TARGETS) == 0)
+		r = -EINVAL;	/* it must be as it was */
+	quota_deinit(&q);
+	return r;
+}
+
 START_TEST(quota_out_of_memory)
 {
 	unit_oom(charge_one);
+	unit_oom(set_rules);
 }
 END_TEST
 
@@ -109,5 +172,6 @@ START_TEST(records_carry_everything)
 }
 END_TEST
 
-UNIT_MAIN("core", quota_counts_by_user, quota_of_nobody_leaves_nothing, quota_out_of_memory,
+UNIT_MAIN("core", quota_counts_by_user, quota_of_nobody_leaves_nothing,
+	  quota_of_one_user, quota_out_of_memory,
 	  hull_of_what_is_watched, records_carry_everything)

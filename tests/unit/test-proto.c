@@ -106,12 +106,12 @@ END_TEST
 
 START_TEST(every_operation_fits)
 {
-	for (uint32_t op = 0; op <= MIRROR_OP_CONSUMER_INFO; op++) {
+	for (uint32_t op = 0; op <= MIRROR_OP_CONNECT; op++) {
 		ck_assert_uint_gt(op_payload_size(op), 0);
 		ck_assert_uint_le(op_payload_size(op) + sizeof(struct mirror_msg),
 				  MIRROR_MSG_MAX);
 	}
-	ck_assert_uint_eq(op_payload_size(MIRROR_OP_CONSUMER_INFO + 1), 0);
+	ck_assert_uint_eq(op_payload_size(MIRROR_OP_CONNECT + 1), 0);
 }
 END_TEST
 

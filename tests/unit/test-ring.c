@@ -42,7 +42,7 @@ START_TEST(nothing_shows_before_the_flush)
 	struct mirror_event ev;
 	struct ring *ring;
 
-	ck_assert_int_eq(ring_new(&ring, 8, 0), 0);
+	ck_assert_int_eq(ring_new(&ring, 8, 0, false), 0);
 	ck_assert(put(ring, 5, &c));
 	ck_assert(!take(ring, &ev));
 	ring_flush(ring);
@@ -59,7 +59,7 @@ START_TEST(overflow_is_told_once_there_is_room)
 	struct mirror_event ev;
 	struct ring *ring;
 
-	ck_assert_int_eq(ring_new(&ring, 4, 0), 0);
+	ck_assert_int_eq(ring_new(&ring, 4, 0, false), 0);
 	for (uint64_t i = 0; i < 4; i++)
 		ck_assert(put(ring, i, &c));
 	for (uint64_t i = 4; i < 10; i++)
@@ -95,7 +95,7 @@ START_TEST(an_impossible_head_revokes)
 	struct ring_counters c = { .published = 0 };
 	struct ring *ring;
 
-	ck_assert_int_eq(ring_new(&ring, 4, 0), 0);
+	ck_assert_int_eq(ring_new(&ring, 4, 0, false), 0);
 	ck_assert(put(ring, 0, &c));
 	ring->cons->head = 77;
 	ck_assert(!put(ring, 1, &c));
@@ -111,7 +111,7 @@ START_TEST(consumers_cannot_write)
 	struct ring *ring;
 	void *p;
 
-	ck_assert_int_eq(ring_new(&ring, 4, 0), 0);
+	ck_assert_int_eq(ring_new(&ring, 4, 0, false), 0);
 	p = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, ring->producer_fd, 0);
 	ck_assert_ptr_eq(p, MAP_FAILED);
 	ck_assert_int_eq(errno, EPERM);
@@ -130,7 +130,7 @@ START_TEST(only_sleepers_are_woken_and_once)
 	struct ring_counters c = { .published = 0 };
 	struct ring *ring;
 
-	ck_assert_int_eq(ring_new(&ring, 16, 0), 0);
+	ck_assert_int_eq(ring_new(&ring, 16, 0, false), 0);
 	ring_wake(ring, &c);
 	ck_assert_uint_eq(c.wakeups, 0);
 	ring->cons->wait_gen = 1;
@@ -202,7 +202,7 @@ START_TEST(a_stream_loses_nothing_silently)
 	struct stream s = { .next_seq = 1 };
 	pthread_t thread;
 
-	ck_assert_int_eq(ring_new(&s.ring, 16, 0), 0);
+	ck_assert_int_eq(ring_new(&s.ring, 16, 0, false), 0);
 	ck_assert_int_eq(pthread_create(&thread, NULL, consumer, &s), 0);
 	for (uint64_t i = 0; i < RECORDS; i++) {
 		put(s.ring, i, &c);
@@ -214,7 +214,7 @@ START_TEST(a_stream_loses_nothing_silently)
 	while (!load_acquire(&s.done)) {
 		struct pollfd pfd = { .fd = s.ring->kick_fd, .events = POLLIN };
 
-		if (poll(&pfd, 1, 10) > 0 && ring_was_kicked(s.ring)) {
+		if (poll(&pfd, 1, 10) > 0 && ring_was_kicked(s.ring, NULL)) {
 			ring_settle(s.ring, &c);
 			ring_flush(s.ring);
 			ring_wake(s.ring, &c);
@@ -230,7 +230,7 @@ END_TEST
 static int make_ring(void)
 {
 	struct ring *ring;
-	int r = ring_new(&ring, 8, 0);
+	int r = ring_new(&ring, 8, 0, false);
 
 	if (r == 0)
 		ring_free(ring);

@@ -33,6 +33,13 @@
  * changes the word before the death lets any target run on.  Not equal to
  * `live` means: nothing is known any more, everything is invalid.
  *
+ * Where a service manager keeps mirrord's descriptors (MIRROR_INFO_KEPT), another
+ * mirrord goes on with the same gate.  It counts a change of every stripe, so that no
+ * version from before is good, then writes its own `live`, then `life`, which is a
+ * release: who loads that life, loads what was counted.  Whoever keeps a copy of `live`
+ * takes it anew when life does not match.  Both are ids of threads: none of the bits
+ * above FUTEX_TID_MASK.
+ *
  * A consumer may FUTEX_WAIT on seq, and on the low half of `ended`; it counts
  * itself in mirror_ring_cons.gate_waiters meanwhile.
  */
@@ -55,7 +62,7 @@
  * @changes: changes that touched a watched range, ever; grows before any stripe
  * @magic: MIRROR_GATE_MAGIC
  * @version: MIRROR_GATE_VERSION
- * @live: what @life is while all is well
+ * @live: what @life is while all is well; changes when mirrord is restarted
  * @target: id of the target
  * @stripes_off: bytes from here to the first stripe
  * @n_stripes: power of two

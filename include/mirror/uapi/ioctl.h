@@ -9,7 +9,9 @@
  * packet is one request: struct mirror_msg, then the struct of the operation.
  * The reply has the same form; its payload is there when error is 0.  The same
  * structs are the arguments of the ioctls of /dev/mirror, whose numbers are
- * made from the same operation numbers.  Only the socket carries descriptors.
+ * made from the same operation numbers.  Only a socket carries descriptors: a client
+ * of the device makes a socketpair and hands one end over (struct mirror_connect), or
+ * does without rings and tables and gets its records by read().
  *
  * Every struct starts with @size and @flags.  Unknown flag bits and reserved
  * members must be zero.  A struct never changes its size once released.
@@ -20,11 +22,15 @@
  *	EBADMSG		packet too short, too long, or with the wrong descriptors
  *	EOPNOTSUPP	what is asked for cannot be had here
  *	EPERM		the caller may not observe this process
+ *	EXDEV		the caller is in a namespace of processes that mirrord cannot see
  *	ESRCH		no such target or process, or it is gone
  *	ENOENT		no such notifier
  *	ENODATA		the process has not handed over a userfaultfd
  *	EBUSY		memory is registered with somebody else's userfaultfd
  *	EDQUOT		a limit of the calling user is reached
+ *	ERESTART	mirrord was restarted meanwhile, what it had begun is undone: ask
+ *			again, an attach with a new userfaultfd.  What was to be removed
+ *			may be gone all the same: then the second answer is ENOENT or ESRCH
  */
 
 #include <linux/ioctl.h>
@@ -47,6 +53,7 @@ enum mirror_op {
 	MIRROR_OP_TABLE			= 0x09,
 	MIRROR_OP_FILL			= 0x0a,
 	MIRROR_OP_CONSUMER_INFO		= 0x0b,
+	MIRROR_OP_CONNECT		= 0x0c,
 };
 
 #define MIRROR_MSG_MAX		512	/* no packet is longer */
@@ -78,6 +85,7 @@ struct mirror_msg {
 /* mirror_info.info_flags */
 #define MIRROR_INFO_EMBEDDED	0x1 /* a private daemon */
 #define MIRROR_INFO_PRIVILEGED	0x2 /* it may observe other users' processes */
+#define MIRROR_INFO_KEPT	0x4 /* what it does outlives it: the next one goes on */
 
 /**
  * struct mirror_info - what this mirrord is (out)
@@ -131,7 +139,8 @@ struct mirror_channel {
 #define MIRROR_ATTACH_F_PENDING	0x2 /* the process will hand over its userfaultfd later */
 #define MIRROR_ATTACH_F_ARM_ALL	0x4 /* watch every mapping, and look for new ones */
 #define MIRROR_ATTACH_F_UFFD	0x8 /* in: a userfaultfd comes along; out: one comes back */
-#define MIRROR_ATTACH_F_KNOWN	0xf
+#define MIRROR_ATTACH_F_FDS	0x10 /* device only: @pidfd and @uffd are numbers of the caller's */
+#define MIRROR_ATTACH_F_KNOWN	0x1f
 
 /* mirror_attach.state, mirror_target_info.state */
 #define MIRROR_TARGET_PENDING	0 /* no address space to observe yet, or any more */
@@ -151,10 +160,15 @@ struct mirror_channel {
  *	with MIRROR_FEAT_PROBE are one better where this says ORDERED.
  * @pid: out: the process
  * @state: out: MIRROR_TARGET_*
+ * @pidfd: with F_FDS, -1 for the caller itself with F_SELF; else 0
+ * @uffd: with F_FDS and F_UFFD; else 0
  *
  * The request carries a pidfd, then with F_UFFD a userfaultfd made in the
  * process, non-blocking, on which UFFDIO_API was not called.  The reply carries
  * the gate, then with F_UFFD a userfaultfd to probe (only to the target itself).
+ *
+ * An ioctl of the device carries no descriptors.  It names the caller's by number,
+ * with F_FDS; F_SELF alone needs none.  Nothing comes back.
  */
 struct mirror_attach {
 	__u32	size;
@@ -167,7 +181,9 @@ struct mirror_attach {
 	__u8	guarantee[16];
 	__s32	pid;
 	__u32	state;
-	__u64	__reserved[4];
+	__s32	pidfd;
+	__s32	uffd;
+	__u64	__reserved[3];
 };
 
 /**
@@ -408,6 +424,24 @@ struct mirror_consumer_info {
 	__u64	__reserved[4];
 };
 
+/**
+ * struct mirror_connect - serve a socket of the caller's (device only)
+ * @size: sizeof(struct mirror_connect)
+ * @flags: must be 0
+ * @socket: number, in the caller, of one end of a SEQPACKET socketpair
+ * @__reserved0: must be 0
+ *
+ * From then on it is a control connection as one to /run/mirror/control is, with
+ * descriptors and all; it outlives the open file.
+ */
+struct mirror_connect {
+	__u32	size;
+	__u32	flags;
+	__s32	socket;
+	__u32	__reserved0;
+	__u64	__reserved[2];
+};
+
 #define MIRROR_IOC_INFO		_IOWR(MIRROR_IOC_MAGIC, 0x00, struct mirror_info)
 #define MIRROR_IOC_CHANNEL	_IOWR(MIRROR_IOC_MAGIC, 0x01, struct mirror_channel)
 #define MIRROR_IOC_ATTACH	_IOWR(MIRROR_IOC_MAGIC, 0x02, struct mirror_attach)
@@ -423,5 +457,6 @@ struct mirror_consumer_info {
 #define MIRROR_IOC_FILL		_IOWR(MIRROR_IOC_MAGIC, 0x0a, struct mirror_fill)
 #define MIRROR_IOC_CONSUMER_INFO \
 	_IOWR(MIRROR_IOC_MAGIC, 0x0b, struct mirror_consumer_info)
+#define MIRROR_IOC_CONNECT	_IOWR(MIRROR_IOC_MAGIC, 0x0c, struct mirror_connect)
 
 #endif /* MIRROR_UAPI_IOCTL_H */

@@ -452,7 +452,9 @@ START_TEST(remap_alone)
 		ck_assert_uint_eq(move(&last), MIRROR_REMAP_ALONE);
 	sem_init(&go, 0, 0);
 	ck_assert_int_eq(pthread_create(&thread, NULL, stay, &go), 0);
-	ck_assert_uint_eq(move(&last), 0);
+	/* often: one that acts all the time is looked at alone, see peek.c */
+	for (int i = 0; i < 20; i++)
+		ck_assert_uint_eq(move(&last), 0);
 	sem_post(&go);
 	pthread_join(thread, NULL);
 	/* it can be joined a moment before it is gone */

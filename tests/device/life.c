@@ -219,7 +219,7 @@ static void hostile(void)
 static void give_away(int sock, size_t size, unsigned int n)
 {
 	struct mirror_msg msg = { .size = sizeof(msg), .op = MIRROR_OP_INFO };
-	int fds[16];
+	int fds[16] = { 0 };
 
 	for (unsigned int i = 0; i < n; i++)
 		fds[i] = door_open(&door, O_RDWR);

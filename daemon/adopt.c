@@ -196,7 +196,7 @@ static int adopt_everything(struct adoption *ad)
 	ad->objects = calloc((size_t)state_n_slots(m->state) + 1, sizeof(*ad->objects));
 	if (!ad->objects)
 		return -ENOMEM;
-	m->quota.adopting = true;
+	m->quota.adopting = true;	/* what was allowed once is not refused now */
 	adoption_for_each(ad, STATE_CLIENT, adopt_client);
 	adoption_for_each(ad, STATE_TARGET, adopt_target);
 	adoption_for_each(ad, STATE_ATTACHMENT, adopt_attachment);

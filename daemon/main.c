@@ -204,10 +204,7 @@ static int begin_or_go_on(struct daemon *d)
 	int r;
 
 	find_store(d);
-	/* What was allowed once is not refused now. */
-	d->manager.quota.adopting = true;
 	r = adopt(&d->manager, &d->inherited);
-	d->manager.quota.adopting = false;
 	if (r == 0)
 		r = client_device_start(&d->manager, &d->inherited);
 	if (r == 0)

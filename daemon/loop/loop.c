@@ -2,11 +2,10 @@
 #include <assert.h>
 #include <liburing.h>
 #include <sched.h>
-#include <sys/socket.h>
 #include "loop.h"
 #include "shm.h"
 
-enum { KIND_NONE, KIND_POLL, KIND_ACCEPT, KIND_TIMEOUT };
+enum { KIND_NONE, KIND_POLL, KIND_TIMEOUT };
 
 struct slot {
 	struct loop_op *op;	/* NULL: free */
@@ -100,14 +99,7 @@ static void submit(struct loop_op *op)
 {
 	struct io_uring_sqe *sqe = get_sqe(op->loop);
 
-	switch (op->kind) {
-	case KIND_POLL:
-		io_uring_prep_poll_multishot(sqe, op->fd, op->mask);
-		break;
-	case KIND_ACCEPT:
-		io_uring_prep_multishot_accept(sqe, op->fd, NULL, NULL, SOCK_CLOEXEC);
-		break;
-	}
+	io_uring_prep_poll_multishot(sqe, op->fd, op->mask);
 	io_uring_sqe_set_data64(sqe, op_tag(op));
 }
 
@@ -153,17 +145,6 @@ int loop_poll(struct loop *loop, struct loop_op *op, int fd, uint32_t mask, loop
 	if (r < 0)
 		return r;
 	op->mask = mask;
-	submit(op);
-	return 0;
-}
-
-int loop_accept(struct loop *loop, struct loop_op *op, int fd, loop_fn fn)
-{
-	int r;
-
-	r = op_start(loop, op, KIND_ACCEPT, fd, fn);
-	if (r < 0)
-		return r;
 	submit(op);
 	return 0;
 }

@@ -4,12 +4,11 @@
 /*
  * Loop
  *
- * The daemon's only loop, over one io_uring: multishot accept and poll, and
- * timeouts.  An operation is embedded in its owner and is found back through a
- * slot: what the kernel carries around is the slot's number and generation, not
- * a pointer.  So an owner can stop an operation and be freed at once, whatever
- * completions are still on their way: these meet another generation and are
- * dropped.
+ * The daemon's only loop, over one io_uring: multishot polls and timeouts.  An
+ * operation is embedded in its owner and is found back through a slot: what the kernel
+ * carries around is the slot's number and generation, not a pointer.  So an owner can
+ * stop an operation and be freed at once, whatever completions are still on their way:
+ * these meet another generation and are dropped.
  *
  * Everything runs on the thread that called loop_run().
  */
@@ -20,7 +19,7 @@
 struct loop;
 struct loop_op;
 
-/* @res as io_uring has it: poll mask, accepted descriptor, 0 for a timeout, or -errno. */
+/* @res as io_uring has it: poll mask, 0 for a timeout, or -errno. */
 typedef void (*loop_fn)(struct loop_op *op, int res);
 
 struct loop_op {
@@ -39,11 +38,10 @@ int loop_new(struct loop **ret_loop);
 struct loop *loop_free(struct loop *loop);
 
 /*
- * Each starts @op, which must be idle.  Polls and accepts go on until loop_stop();
+ * Each starts @op, which must be idle.  Polls go on until loop_stop();
  * timeouts are done when @fn runs.  0 or -ENOMEM.  The descriptor is not consumed.
  */
 int loop_poll(struct loop *loop, struct loop_op *op, int fd, uint32_t mask, loop_fn fn);
-int loop_accept(struct loop *loop, struct loop_op *op, int fd, loop_fn fn);
 int loop_timeout(struct loop *loop, struct loop_op *op, uint64_t ns, loop_fn fn);
 
 /*

@@ -54,15 +54,21 @@ static const char *make_file(const char *name)
 	return path;
 }
 
-/* /run and /dev of our own, with nothing there. */
-static void hide_system(void)
+/* /run and /dev of our own, with nothing there.  false: that cannot be had. */
+static bool hide_system(void)
 {
 	ck_assert_int_eq(unshare(CLONE_NEWNS), 0);
-	ck_assert_int_eq(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
+		ck_assert_int_eq(errno, EINVAL);
+		puts("# SKIP defaults: the root is no mount point, as in a chroot");
+		fflush(stdout);
+		return false;
+	}
 	ck_assert_int_eq(mount("tmpfs", "/run", "tmpfs", 0, NULL), 0);
 	ck_assert_int_eq(mkdir("/run/mirror", 0755), 0);
 	if (!daemon_is_node())
 		ck_assert_int_eq(mount("tmpfs", "/dev", "tmpfs", 0, NULL), 0);
+	return true;
 }
 
 /* What is named and is no mirrord is an error, and nothing else is tried. */
@@ -112,7 +118,8 @@ START_TEST(default_socket)
 {
 	if (geteuid())
 		return;
-	hide_system();
+	if (!hide_system())
+		return;
 	fails(by_default(), ENOENT);
 	ck_assert_int_eq(symlink(socket_path(), "/run/mirror/control"), 0);
 	ok(by_default());
@@ -126,7 +133,8 @@ START_TEST(default_device)
 
 	if (geteuid() || daemon_path() == socket_path() || daemon_is_node())
 		return;
-	hide_system();
+	if (!hide_system())
+		return;
 	for (unsigned int i = 0; i < ARRAY_LENGTH(places); i++) {
 		ck_assert_int_eq(symlink(daemon_path(), places[i]), 0);
 		ok(by_default());
@@ -145,7 +153,8 @@ START_TEST(default_goes_on)
 
 	if (geteuid())
 		return;
-	hide_system();
+	if (!hide_system())
+		return;
 	ck_assert_int_eq(symlink(file, "/run/mirror/device"), 0);
 	fails(by_default(), ENOENT);
 	ck_assert_int_eq(symlink(socket_path(), "/run/mirror/control"), 0);

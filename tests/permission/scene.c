@@ -63,6 +63,11 @@ void scene_begin(int argc, char **argv, unsigned int seconds)
 	test_begin(argc, argv, seconds, seconds);
 	daemon_init(&d);
 	/* what is mounted in a place of our own goes with us, and all files there */
+	if (unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 &&
+	    errno == EINVAL) {
+		puts("1..0 # SKIP the root is no mount point, as in a chroot");
+		exit(0);
+	}
 	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 	    mount("tmpfs", d.dir, "tmpfs", 0, "mode=755") < 0)
 		bail("no mount namespace: %s", strerror(errno));

@@ -80,7 +80,9 @@ static void take_fds(struct packet *p, struct msghdr *msg, const struct dropper 
 	}
 }
 
-ssize_t socket_recv(int sock, void *buf, size_t size, int flags, const struct dropper *dropper)
+/* Descriptors go to @p, which may be NULL.  The msg_flags come back too. */
+static ssize_t receive(int sock, struct packet *p, void *buf, size_t size, int flags,
+		       const struct dropper *dropper, int *ret_flags)
 {
 	union any_control control;
 	struct iovec iov = { .iov_base = buf, .iov_len = size };
@@ -95,8 +97,16 @@ ssize_t socket_recv(int sock, void *buf, size_t size, int flags, const struct dr
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;
-	take_fds(NULL, &msg, dropper);
+	take_fds(p, &msg, dropper);
+	*ret_flags = msg.msg_flags;
 	return n;
+}
+
+ssize_t socket_recv(int sock, void *buf, size_t size, int flags, const struct dropper *dropper)
+{
+	int said;
+
+	return receive(sock, NULL, buf, size, flags, dropper, &said);
 }
 
 int packet_recv(int sock, struct packet *p, int flags)
@@ -110,26 +120,18 @@ int packet_recv(int sock, struct packet *p, int flags)
 
 int packet_recv_raw(int sock, struct packet *p, int flags, const struct dropper *dropper)
 {
-	union any_control control;
-	struct iovec iov = { .iov_base = p->u.raw, .iov_len = sizeof(p->u.raw) };
-	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1,
-		.msg_control = control.raw, .msg_controllen = sizeof(control.raw),
-	};
+	int said;
 	ssize_t n;
 
 	*p = (struct packet) PACKET_NULL;
-	do {
-		n = recvmsg(sock, &msg, flags | MSG_CMSG_CLOEXEC);
-	} while (n < 0 && errno == EINTR);
+	n = receive(sock, p, p->u.raw, sizeof(p->u.raw), flags, dropper, &said);
 	if (n < 0)
-		return -errno;
-	take_fds(p, &msg, dropper);
+		return (int)n;
 	if (n == 0 && !p->n_fds)	/* an empty packet reads the same, and is no request */
 		return 0;
-	p->truncated |= msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC);
+	p->truncated |= said & (MSG_TRUNC | MSG_CTRUNC);
 	/* if there was room in the buffer, it was this process that had none left */
-	if ((msg.msg_flags & MSG_CTRUNC) && p->n_fds < MIRROR_MSG_FDS)
+	if ((said & MSG_CTRUNC) && p->n_fds < MIRROR_MSG_FDS)
 		return -EMFILE;
 	if (p->truncated || (size_t)n < sizeof(p->u.msg) || p->u.msg.size != (size_t)n)
 		return -EBADMSG;

@@ -22,10 +22,24 @@
 
 static enum way way;
 
+static bool has_user_namespaces(void)
+{
+	int status = -1;
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(unshare(CLONE_NEWUSER) < 0);
+	return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
+}
+
 static void user_namespace(void)
 {
 	struct person inner, outer, bob, child = { .sock = -1 };
 
+	if (!has_user_namespaces()) {
+		skip("no user namespace can be had, as in a chroot", "a client in one");
+		return;
+	}
 	person_start(&inner, ALICE, AS_USER);
 	person_meet(&outer, ALICE, AS_USER, way);
 	person_meet(&bob, BOB, AS_USER, way);
@@ -208,16 +222,6 @@ static void daemon_of_a_user(void)
 }
 
 /* All users that it does not know look like one to it. */
-static bool has_user_namespaces(void)
-{
-	int status = -1;
-	pid_t pid = fork();
-
-	if (!pid)
-		_exit(unshare(CLONE_NEWUSER) < 0);
-	return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
-}
-
 static void daemon_in_user_namespace(void)
 {
 	struct person alice, other, bob;

@@ -62,13 +62,13 @@ static void user_namespace(void)
 /* Is that process in what mirrorctl says? */
 static bool is_listed(pid_t pid)
 {
-	char command[300], line[300], number[16];
+	char command[300], line[1000], number[24];
 	bool found = false;
 	FILE *f;
 
-	snprintf(command, sizeof(command), "MIRROR_SOCKET=%s %s list", d.socket,
+	snprintf(command, sizeof(command), "MIRROR_SOCKET=%s %s list --json", d.socket,
 		 getenv("MIRRORCTL"));
-	snprintf(number, sizeof(number), " %d ", (int)pid);
+	snprintf(number, sizeof(number), "\"pid\":%d,", (int)pid);
 	f = popen(command, "re");
 	while (f && fgets(line, sizeof(line), f))
 		found |= strstr(line, number) != NULL;

@@ -309,7 +309,7 @@ int main(int argc, char **argv)
 	unsigned long walks, turns;
 
 	test_begin(argc, argv, 120, 280);
-	walks = test_size(1000000, 20000000, 100000000);
+	walks = test_size(1000000, 8000000, 100000000);
 	turns = test_size(300, 500, 1500);
 	stage = mmap(NULL, sizeof(*stage), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		     -1, 0);

@@ -288,9 +288,11 @@ void peek_done(struct peek *peek, pid_t tid)
 
 	peek->was_alone = peek->alone;
 	peek->alone = false;
-	/* now and then all are looked at: those that ended meanwhile are forgotten */
-	peek->streak = tid && tid == peek->actor && peek->streak < PEEK_STREAK_MAX ?
-		       peek->streak + 1 : 0;
+	if (!tid || tid != peek->actor)
+		peek->streak = 0;
+	else if (++peek->streak > PEEK_STREAK_MAX)
+		/* once all are looked at: those that ended meanwhile are forgotten */
+		peek->streak = PEEK_STREAK - 1;
 	peek->actor = tid;
 	for (unsigned int i = 0; i < peek->n_kept; i++)
 		if (peek->kept[i].tid != tid)

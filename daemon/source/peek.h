@@ -30,7 +30,7 @@
 #define PEEK_HITS 8
 #define PEEK_SKIP 16
 #define PEEK_STREAK 8		/* events of one thread, after which it is looked at alone */
-#define PEEK_STREAK_MAX 256	/* and after which all are looked at again */
+#define PEEK_STREAK_MAX 64	/* and after which all are looked at again */
 
 struct peek_hit {
 	pid_t tid;

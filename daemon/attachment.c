@@ -117,27 +117,42 @@ static void notifier_register(struct notifier *n, struct attachment *a)
 	list_append(&a->notifiers, &n->attachment_link);
 }
 
-int notifier_new(struct notifier **ret_notifier, struct attachment *a,
-		 const struct notifier *like)
+/* With a number and a slot of its own, or with those that @slot, another mirrord's, has. */
+static int notifier_alloc(struct notifier **ret_notifier, struct attachment *a,
+			  struct state_slot *slot)
 {
 	struct client *c = a->client;
-	struct state *state = c->manager->state;
 	struct notifier *n;
 	int r;
 
 	n = calloc(1, sizeof(*n));
 	if (!n)
 		return -ENOMEM;
+	n->slot = slot;
+	n->id = slot ? slot->id : 0;
 	r = quota_charge(&c->manager->quota, &n->charge, c->conn.uid, QUOTA_NOTIFIERS);
 	if (r == 0)
-		r = client_reserve_id(c, &n->id);
-	if (r == 0)
-		r = state_slot_new(state, &n->slot);
+		r = slot ? client_take_id(c, n->id) : client_reserve_id(c, &n->id);
+	if (r == 0 && !slot)
+		r = state_slot_new(c->manager->state, &n->slot);
 	if (r < 0) {
 		quota_refund(&n->charge);
 		free(n);
 		return r;
 	}
+	*ret_notifier = n;
+	return 0;
+}
+
+int notifier_new(struct notifier **ret_notifier, struct attachment *a,
+		 const struct notifier *like)
+{
+	struct notifier *n;
+	int r;
+
+	r = notifier_alloc(&n, a, NULL);
+	if (r < 0)
+		return r;
 	n->start = like->start;
 	n->end = like->end;
 	n->flags = like->flags;
@@ -146,7 +161,7 @@ int notifier_new(struct notifier **ret_notifier, struct attachment *a,
 	notifier_link(&a->target->notifiers, n);
 	n->slot->id = n->id;
 	n->slot->u.notifier = (struct state_notifier) {
-		.attachment = state_slot_index(state, a->slot),
+		.attachment = state_slot_index(a->client->manager->state, a->slot),
 		.flags = n->flags, .start = n->start, .end = n->end, .user_data = n->user_data,
 	};
 	notifier_keep(n);
@@ -159,23 +174,12 @@ int notifier_resume(struct notifier **ret_notifier, struct attachment *a,
 		    struct state_slot *slot)
 {
 	const struct state_notifier *s = &slot->u.notifier;
-	struct client *c = a->client;
 	struct notifier *n;
 	int r;
 
-	n = calloc(1, sizeof(*n));
-	if (!n)
-		return -ENOMEM;
-	r = quota_charge(&c->manager->quota, &n->charge, c->conn.uid, QUOTA_NOTIFIERS);
-	if (r == 0)
-		r = client_take_id(c, slot->id);
-	if (r < 0) {
-		quota_refund(&n->charge);
-		free(n);
+	r = notifier_alloc(&n, a, slot);
+	if (r < 0)
 		return r;
-	}
-	n->slot = slot;
-	n->id = slot->id;
 	n->start = s->start;
 	n->end = s->end;
 	n->flags = s->flags;
@@ -183,7 +187,7 @@ int notifier_resume(struct notifier **ret_notifier, struct attachment *a,
 	n->release_owed = s->release_owed;
 	n->release_cause = s->release_cause;
 	if (n->release_owed)
-		c->n_release_owed++;
+		a->client->n_release_owed++;
 	notifier_register(n, a);
 	if (s->linked)
 		notifier_link(&a->target->notifiers, n);

@@ -33,7 +33,7 @@ class Suite(unit.Unit):
         text = self.m.run("cat", "/proc/self/mounts").stdout
         return [line.split()[2] for line in text.splitlines() if line.split()[1] == DEVICE]
 
-    def library(self):
+    def by_libmirror(self):
         """libmirror connects by it, also where there is no socket."""
         hidden = CONTROL + ".hidden"
         os.rename(self.m.at(CONTROL), self.m.at(hidden))
@@ -105,7 +105,7 @@ def main():
         suite = Suite(tap, m)
         m.must("start", SOCKET, SERVICE)
         suite.files()
-        suite.library()
+        suite.by_libmirror()
         suite.blocked_read()
         suite.stopped()
     tap.end()

@@ -115,7 +115,7 @@ def cuse():
         suite = Cuse(tap, m)
         m.must("start", SOCKET, SERVICE)
         suite.files()
-        suite.library()
+        suite.by_libmirror()
         suite.blocked_read()
         suite.stopped()
     tap.end()
